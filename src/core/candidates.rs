@@ -1,0 +1,201 @@
+//! Who may lead next: Patroni's rules (PATRONI: leader race), over answers that were asked for.
+
+use std::time::Duration;
+
+use super::cluster::Member;
+use super::lsn::Lsn;
+use super::settings::SyncMode;
+use super::view::{PeerAnswer, View, position};
+
+/// What a member without a leader should do about the vacancy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Take part.
+    Run,
+    /// The others must be asked first.
+    Ask,
+    /// Stay back, for this reason.
+    StayBack(String),
+}
+
+/// Peers' answers count not longer than this after they were asked. A peer that hangs takes 2 s of
+/// it: with less, one silent member would have the others asked for ever.
+pub const ANSWERS_FRESH: Duration = Duration::from_secs(5);
+
+/// How long the others leave the vacant key to the chosen candidate: it may have reasons of its own
+/// to stay back (not in /sync, not fenceable), and nobody else clears the request.
+const CHOSEN_WAIT: Duration = Duration::from_secs(10);
+
+const NOT_ALLOWED: &str = "following a different leader because I am not allowed to promote";
+const NOT_HEALTHIEST: &str = "following a different leader because i am not the healthiest node";
+
+/// May this standby take the vacant key?
+pub fn verdict(v: &View) -> Verdict {
+    if v.tags.nofailover || v.tags.failover_priority <= 0 {
+        return Verdict::StayBack(NOT_ALLOWED.to_owned());
+    }
+    let Some(cluster) = v.cluster() else {
+        return Verdict::StayBack("the cluster is not known".to_owned());
+    };
+    if !named_in_sync(v, &v.name) {
+        return Verdict::StayBack(NOT_ALLOWED.to_owned());
+    }
+    // A plan for tomorrow chooses nobody today.
+    let request = cluster.failover.as_ref().map(|f| &f.value);
+    let request = request.filter(|r| r.scheduled_at.is_none_or(|when| when <= v.wall));
+    let wanted = request.and_then(|r| r.candidate.as_deref());
+    let chosen = wanted == Some(&v.name);
+    // A failover forces; a switchover whose leader died before it does not.
+    let forced = chosen && request.is_some_and(|r| r.leader.is_none());
+    if !forced && lags(v, cluster.status.optime) {
+        return Verdict::StayBack(NOT_HEALTHIEST.to_owned());
+    }
+    let newest = cluster.history.last().map_or(0, |h| h.timeline + 1);
+    if v.settings.check_timeline && !forced && v.probe().is_some_and(|p| p.timeline < newest) {
+        return Verdict::StayBack("my timeline is older than the cluster's".to_owned());
+    }
+    let asked_now = v
+        .peers_asked_at
+        .is_some_and(|at| Some(at) >= v.memory.vacant_since && v.now.since(at) <= ANSWERS_FRESH);
+    if v.others().next().is_some() && !asked_now {
+        return Verdict::Ask;
+    }
+    among_peers(v, wanted, chosen)
+}
+
+fn lags(v: &View, optime: Option<Lsn>) -> bool {
+    let (Some(optime), Some(mine)) = (optime, v.position()) else {
+        return false;
+    };
+    optime.bytes_after(mine) > v.settings.maximum_lag_on_failover_bytes
+}
+
+fn among_peers(v: &View, wanted: Option<&str>, chosen: bool) -> Verdict {
+    let mine = v.position().unwrap_or_default();
+    let timeline = v.probe().map_or(0, |p| p.timeline);
+    for (name, peer) in v.peers.iter().filter(|(_, p)| p.reachable) {
+        if !peer.in_recovery {
+            return Verdict::StayBack(format!("{NOT_HEALTHIEST} ({name} is a primary)"));
+        }
+        if !named_in_sync(v, name) {
+            // It may not lead: to wait for it, however far it is, would be to wait for ever.
+            continue;
+        }
+        let waited = v.memory.vacant_since.is_some_and(|at| v.now.since(at) > CHOSEN_WAIT);
+        if wanted == Some(name) && eligible(peer) && !waited {
+            return Verdict::StayBack(format!("waiting for the chosen candidate {name}"));
+        }
+        if !eligible(peer) || chosen {
+            continue;
+        }
+        let theirs = (peer.timeline.unwrap_or(0), peer.position.unwrap_or_default());
+        let better = theirs > (timeline, mine)
+            || (theirs == (timeline, mine) && peer.failover_priority > v.tags.failover_priority);
+        if better {
+            return Verdict::StayBack(NOT_HEALTHIEST.to_owned());
+        }
+    }
+    Verdict::Run
+}
+
+/// In synchronous mode only those whom `/sync` names have every acknowledged commit.
+fn named_in_sync(v: &View, name: &str) -> bool {
+    let sync = v.cluster().and_then(|c| c.sync.as_ref()).map(|key| &key.value);
+    v.settings.synchronous_mode == SyncMode::Off
+        || sync.is_none_or(|sync| sync.leader.is_none() || sync.contains(name))
+}
+
+fn eligible(peer: &PeerAnswer) -> bool {
+    !peer.nofailover && peer.failover_priority > 0 && !peer.watchdog_failed
+}
+
+/// Another member as the next leader, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Candidacy {
+    pub name: String,
+    /// Bytes of WAL that it lacked of the leader's published position, by its own document.
+    pub behind_bytes: Option<u64>,
+    /// Why it could not lead now, all reasons; empty: it could.
+    pub obstacles: Vec<String>,
+}
+
+/// Every other member, with the very conditions of [`verdict`] and [`successor`]. Answers count
+/// while they are young; else the documents in the store do.
+pub fn overview(v: &View) -> Vec<Candidacy> {
+    let asked = v.peers_asked_at.is_some_and(|at| v.now.since(at) <= v.settings.loop_wait);
+    v.others()
+        .map(|member| {
+            let answer = v.peers.get(&member.name).filter(|_| asked);
+            let optime = v.cluster().and_then(|c| c.status.optime);
+            let position = answer.and_then(|peer| peer.position).or(member.xlog_location);
+            let behind_bytes = optime.zip(position).map(|(theirs, at)| theirs.bytes_after(at));
+            let obstacles = obstacles(v, member, answer, behind_bytes);
+            Candidacy { name: member.name.clone(), behind_bytes, obstacles }
+        })
+        .collect()
+}
+
+fn obstacles(
+    v: &View,
+    member: &Member,
+    answer: Option<&PeerAnswer>,
+    behind_bytes: Option<u64>,
+) -> Vec<String> {
+    if v.leader().is_some_and(|key| key.name == member.name) {
+        return vec!["it leads".to_owned()];
+    }
+    let mut all = Vec::new();
+    if !member.is_running() {
+        all.push(format!("its PostgreSQL is not running but \"{}\"", member.state));
+    }
+    if member.tags.nofailover {
+        all.push("it has the tag nofailover".to_owned());
+    } else if member.tags.failover_priority <= 0 {
+        all.push(format!("its failover_priority is {}", member.tags.failover_priority));
+    }
+    let sync = v.cluster().and_then(|c| c.sync.as_ref()).map(|key| &key.value);
+    if v.settings.synchronous_mode != SyncMode::Off
+        && !sync.is_some_and(|s| s.contains(&member.name))
+    {
+        all.push("it is not a synchronous standby".to_owned());
+    }
+    let most = v.settings.maximum_lag_on_failover_bytes;
+    match behind_bytes {
+        Some(bytes) if bytes > most => all
+            .push(format!("it lacks {bytes} bytes of WAL, and maximum_lag_on_failover is {most}")),
+        Some(_) => {}
+        None => all.push("its position is not known".to_owned()),
+    }
+    match answer {
+        Some(peer) if !peer.reachable => all.push("it did not answer".to_owned()),
+        Some(peer) if peer.watchdog_failed => all.push("its watchdog failed".to_owned()),
+        Some(_) | None => {}
+    }
+    all
+}
+
+/// The best member to hand the key to: reachable, a standby, allowed, within the lag limit and,
+/// in synchronous mode, named in `/sync`. `None`: nobody.
+pub fn successor(v: &View, wanted: Option<&str>) -> Option<String> {
+    let cluster = v.cluster()?;
+    let mine = match v.probe() {
+        Some(probe) => position(probe),
+        None => v.control().map(|c| c.checkpoint_lsn),
+    };
+    let sync = cluster.sync.as_ref().map(|s| &s.value).filter(|s| s.leader.is_some());
+    let synchronous = v.settings.synchronous_mode != SyncMode::Off;
+    // A diverged former primary may be "ahead": only our own timeline's positions compare.
+    let timeline = v.probe().map(|p| p.timeline).or_else(|| v.control().map(|c| c.timeline));
+    v.peers
+        .iter()
+        .filter(|(_, peer)| peer.timeline >= timeline)
+        .filter(|(name, _)| wanted.is_none_or(|w| w == *name))
+        .filter(|(_, peer)| peer.reachable && peer.in_recovery && eligible(peer))
+        .filter(|(name, _)| !synchronous || sync.is_some_and(|s| s.contains(name)))
+        .filter(|(_, peer)| {
+            let behind = mine.unwrap_or_default().bytes_after(peer.position.unwrap_or_default());
+            behind <= v.settings.maximum_lag_on_failover_bytes
+        })
+        .max_by_key(|(_, peer)| (peer.position, peer.failover_priority))
+        .map(|(name, _)| name.clone())
+}

@@ -1,0 +1,163 @@
+//! `decide`: from everything known to the one thing to do. Rules are an ordered table; the first
+//! that matches wins. Order is the safety argument: fencing and lease rules precede everything,
+//! then work in progress, the pause, then the leader's, the vacancy's and the follower's business.
+
+use std::time::Duration;
+
+use super::cluster::Initialize;
+use super::database::ControlState;
+use super::decision::{Action, Decision};
+use super::guard::Phase;
+use super::rules::{follow, leader, pause, release, safety, vacant};
+use super::time::Boot;
+use super::view::{Memory, View};
+
+/// One row of the table.
+pub struct Rule {
+    /// Stable; stands in logs, in `explain` and in the documentation.
+    pub id: &'static str,
+    /// One sentence for people.
+    pub meaning: &'static str,
+    pub matches: fn(&View) -> Option<Outcome>,
+}
+
+/// What a matching rule wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub why: String,
+    pub actions: Vec<Action>,
+    pub memory: Memory,
+    pub wake_after: Option<Duration>,
+}
+
+impl Outcome {
+    /// Nothing to do but to say why.
+    pub fn say(view: &View, why: impl Into<String>) -> Outcome {
+        Outcome {
+            why: why.into(),
+            actions: Vec::new(),
+            memory: view.memory.clone(),
+            wake_after: None,
+        }
+    }
+
+    pub fn act(mut self, action: Action) -> Outcome {
+        self.actions.push(action);
+        self
+    }
+
+    pub fn remember(mut self, change: impl FnOnce(&mut Memory)) -> Outcome {
+        change(&mut self.memory);
+        self
+    }
+
+    pub fn wake(mut self, after: Duration) -> Outcome {
+        self.wake_after = Some(after);
+        self
+    }
+}
+
+/// All rules in their order.
+pub fn rules() -> impl Iterator<Item = &'static Rule> {
+    safety::RULES
+        .iter()
+        .chain(release::RULES)
+        .chain(pause::RULES)
+        .chain(leader::RULES)
+        .chain(vacant::RULES)
+        .chain(follow::RULES)
+}
+
+/// The decision for this view. Pure; the same view gives the same decision.
+pub fn decide(view: &View) -> Decision {
+    let mut view = view.clone();
+    view.memory = upkeep(&view);
+    for rule in rules() {
+        if let Some(outcome) = (rule.matches)(&view) {
+            return finish(&view, rule.id, outcome);
+        }
+    }
+    let outcome = Outcome::say(&view, "nothing to do");
+    finish(&view, "none", outcome)
+}
+
+/// A server that ends right after its start is not started again sooner than this.
+const START_PAUSE: Duration = Duration::from_secs(2);
+
+/// Between two starts of a server that does not stay up there is a pause: a wrong parameter would
+/// else be tried ten times a second. One that lived longer is started again at once.
+fn throttled(view: &View, outcome: Outcome) -> Outcome {
+    let start = |a: &Action| matches!(a, Action::StartPrimary | Action::StartStandby { .. });
+    if !outcome.actions.iter().any(start) {
+        return outcome;
+    }
+    let failed = |since: Boot| view.server.last_exit.is_some_and(|e| !e.clean && e.at >= since);
+    match view.memory.started {
+        Some(at) if failed(at) && view.now.since(at) < START_PAUSE => {
+            let why = format!("{}: waiting, it ended right after its last start", outcome.why);
+            Outcome::say(view, why).wake(START_PAUSE.saturating_sub(view.now.since(at)))
+        }
+        _ => outcome.remember(|m| m.started = Some(view.now)),
+    }
+}
+
+fn finish(view: &View, rule: &'static str, outcome: Outcome) -> Decision {
+    let outcome = throttled(view, outcome);
+    Decision {
+        rule,
+        why: outcome.why,
+        actions: outcome.actions,
+        memory: outcome.memory,
+        wake_after: outcome.wake_after.unwrap_or(view.settings.loop_wait),
+        // A stuck loop must not keep a lease for ever: without a new decision renewal ends.
+        renew_until: view.now.plus(view.settings.ttl),
+    }
+}
+
+/// The carry-over, brought up to date with what is seen now, before any rule looks at it.
+fn upkeep(view: &View) -> Memory {
+    let mut memory = view.memory.clone();
+    let vacant = view.cluster().is_some_and(|c| c.leader.is_none());
+    memory.vacant_since = match (vacant, memory.vacant_since) {
+        (true, None) => Some(view.now),
+        (true, since) => since,
+        (false, _) => None,
+    };
+    // The right to bootstrap ends with the bootstrap: who loses the data later copies it.
+    memory.bootstrap_won &=
+        !view.cluster().is_some_and(|c| matches!(c.initialize, Initialize::Done(_)));
+    memory.crashes.retain(|at| view.now.since(*at) < view.settings.primary_start_timeout);
+    if view.is_primary() && view.guard.phase == Phase::Leading {
+        memory.starting_since = None;
+        memory.demoted_because = None;
+        // Asked of the replica that it was then.
+        memory.reinitializing = false;
+    }
+    let shut_down = view.control().is_some_and(|c| {
+        matches!(c.state, ControlState::ShutDown | ControlState::ShutDownInRecovery)
+    });
+    let stopped = view.server.postmaster.is_none_or(|p| p.stopping_since.is_some());
+    memory.shut_down_since = match (shut_down && stopped, memory.shut_down_since) {
+        (true, since) => since.or(Some(view.now)),
+        (false, _) => None,
+    };
+    if let Some(told) = view.server.postmaster.filter(|p| p.stopping_since.is_some()) {
+        memory.stopped_pid = Some(told.pid);
+    }
+    if memory.switchover.is_some() && !leads_or_released(view) {
+        memory.switchover = None;
+    }
+    let streaming = view.probe().is_none_or(|p| {
+        !p.in_recovery || p.wal_receiver.as_ref().is_some_and(|r| r.status == "streaming")
+    });
+    memory.not_streaming_since = match (streaming, memory.not_streaming_since) {
+        (true, _) => None,
+        (false, None) => Some(view.now),
+        (false, since) => since,
+    };
+    memory
+}
+
+fn leads_or_released(view: &View) -> bool {
+    matches!(view.guard.phase, Phase::Leading | Phase::Sealed) || view.burned_key().is_some()
+}

@@ -1,0 +1,488 @@
+//! The supervisor's state machine: event in, new state and effects out.
+//!
+//! It keeps one promise: no backend of ours runs writable at an instant when another member may
+//! hold the leader key. Every instant is BOOTTIME (it counts through suspend, nobody sets it), and
+//! every deadline counts from `s`, when the confirmed renewal was *sent*: the store cannot have
+//! received it earlier, so by its own clock the lease lasts at least until `s + T(1-ρ)`, whatever
+//! the network, the agent and the scheduler did in between. The agent's liveness is no argument
+//! anywhere: an agent that hangs, lies about nothing and sends nothing loses the deadline.
+
+mod orders;
+mod saved;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use super::budget::{Budget, FENCE};
+use super::cluster::Tenure;
+use super::time::Boot;
+
+pub use saved::Corrupt;
+
+/// A freeze that took longer than this is looked into.
+const FREEZE_GRACE: Duration = Duration::from_millis(200);
+/// How often an unfinished kill is repeated.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+/// How long backends may outlive their postmaster: those that wait end by themselves, the others
+/// keep the server from starting again.
+const ORPHAN_GRACE: Duration = Duration::from_millis(50);
+/// In force until the first configuration tells another.
+const FREEZE_MAX: Duration = Duration::from_secs(30);
+
+/// Where the guard stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// No deadline: the postgres group holds a standby or nothing.
+    #[default]
+    Idle,
+    /// Armed, the acquiring transaction may be under way; nothing was permitted yet.
+    Candidate,
+    /// The lease is confirmed and the deadline runs.
+    Leading,
+    /// The deadline passed: the postgres group is frozen and waits for proof.
+    Frozen,
+    /// The kill was issued; the group is not empty yet.
+    Killing,
+    /// The group is empty after a fence; waits for the next start as a standby.
+    Fenced,
+    /// pg_control says `shut down` and the tenure was burned; walsenders may still finish.
+    Sealed,
+    /// The leader's confirmed pause record suspends the deadline.
+    Paused,
+}
+
+/// The renewal sent at `sent_at` was answered, and the leader key was then read as ours under the
+/// same raft term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Confirmation {
+    pub tenure: Tenure,
+    pub cluster_id: u64,
+    pub raft_term: u64,
+    /// BOOTTIME just before the keepalive was sent: all deadlines count from here.
+    pub sent_at: Boot,
+    /// What the store granted this lease: no deadline may count on more.
+    pub ttl: Duration,
+}
+
+/// The postgres group as the kernel tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupState {
+    pub populated: bool,
+    /// Every process stands still.
+    pub frozen: bool,
+}
+
+/// What the guard is told. Orders of the agent may be refused; facts never are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Event {
+    // Facts.
+    /// Time went by.
+    Tick,
+    Group(GroupState),
+    /// Answer to [`Effect::LookAtTasks`]: a task that is not frozen is in state R.
+    Tasks {
+        running: bool,
+    },
+    /// The postmaster ended; its backends may not have.
+    PostmasterExited,
+    /// At the supervisor's start the group was populated: by what, nobody knows. What a
+    /// predecessor knew, if anything, does not fit.
+    Found,
+    DataJobEnded,
+    /// A postmaster that we did not start was taken over, or a known one turned out to be this.
+    Adopted {
+        standby: bool,
+    },
+    // Orders.
+    Configure {
+        budget: Budget,
+        freeze_max: Duration,
+    },
+    Retune(Budget),
+    Campaign,
+    Withdraw,
+    Confirm(Confirmation),
+    LeaseLost(Tenure),
+    StartStandby,
+    StartPrimary,
+    Promote,
+    /// A signal that makes the postmaster shut down is about to be sent.
+    StopSignal,
+    Fence,
+    Sealed,
+    Release(Tenure),
+    Pause(Tenure),
+    Resume,
+    StartDataJob,
+    Goodbye,
+}
+
+/// What the supervisor must do, in this order, before it takes the next event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effect {
+    /// Publish the deadline to the sentinel. `kill_by`: a group that is not frozen by then dies.
+    Arm {
+        deadline: Boot,
+        kill_by: Boot,
+    },
+    /// There is no deadline any more.
+    Disarm,
+    Freeze,
+    Thaw,
+    Kill,
+    /// The group is empty: take the freeze back, so that what starts next is not born frozen.
+    Clear,
+    /// Not frozen in time: see which tasks are not, and tell ([`Event::Tasks`]).
+    LookAtTasks,
+}
+
+/// Why an order was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused(pub &'static str);
+
+/// See the module's text. The phase says what is permitted; the other fields say why.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Guard {
+    phase: Phase,
+    /// The budget in force, and a larger one that waits for the next confirmation.
+    budget: Option<Budget>,
+    larger: Option<Budget>,
+    freeze_max: Duration,
+    /// A freeze can be taken back (control groups); else the deadline kills.
+    can_freeze: bool,
+    /// The last accepted confirmation of the present possession of the key.
+    lease: Option<Confirmation>,
+    /// Send instant of the last one ever accepted.
+    last_sent: Boot,
+    deadline: Option<Boot>,
+    burned: Option<Tenure>,
+    /// Something in the group may be writable.
+    permitted: bool,
+    stop_sent: bool,
+    sealed: bool,
+    group: GroupState,
+    /// When the freeze was issued.
+    frozen_at: Boot,
+    /// When the tasks were looked at, or the kill was issued, the last time.
+    acted_at: Boot,
+    orphans_since: Option<Boot>,
+    data_job: bool,
+}
+
+type Answer = Result<(), Refused>;
+
+fn refuse(reason: &'static str) -> Answer {
+    Err(Refused(reason))
+}
+
+impl Guard {
+    pub fn new(can_freeze: bool) -> Guard {
+        Guard {
+            phase: Phase::Idle,
+            budget: None,
+            larger: None,
+            freeze_max: FREEZE_MAX,
+            can_freeze,
+            lease: None,
+            last_sent: Boot(0),
+            deadline: None,
+            burned: None,
+            permitted: false,
+            stop_sent: false,
+            sealed: false,
+            group: GroupState::default(),
+            frozen_at: Boot(0),
+            acted_at: Boot(0),
+            orphans_since: None,
+            data_job: false,
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub fn lease(&self) -> Option<Confirmation> {
+        self.lease
+    }
+
+    pub fn deadline(&self) -> Option<Boot> {
+        self.deadline
+    }
+
+    pub fn burned(&self) -> Option<Tenure> {
+        self.burned
+    }
+
+    pub fn budget(&self) -> Option<Budget> {
+        self.budget
+    }
+
+    pub fn freeze_max(&self) -> Duration {
+        self.freeze_max
+    }
+
+    pub fn group(&self) -> GroupState {
+        self.group
+    }
+
+    /// Something in the group was permitted to accept writes, or may do so for all we know.
+    pub fn permitted(&self) -> bool {
+        self.permitted
+    }
+
+    /// A job works on the data directory.
+    pub fn data_job(&self) -> bool {
+        self.data_job
+    }
+
+    /// Without control groups nothing can be thawed, so nothing is frozen either.
+    pub fn set_can_freeze(&mut self, can_freeze: bool) {
+        self.can_freeze = can_freeze;
+    }
+
+    /// When the guard wants an [`Event::Tick`] at the latest.
+    pub fn wake_at(&self) -> Option<Boot> {
+        let by_phase = match self.phase {
+            Phase::Leading => self.deadline,
+            Phase::Frozen => {
+                let end = self.frozen_at.plus(self.freeze_max);
+                let look = self.acted_at.plus(FREEZE_GRACE).min(self.kill_by());
+                Some(if self.group.frozen { end } else { end.min(look) })
+            }
+            Phase::Killing => Some(self.acted_at.plus(KILL_AGAIN)),
+            Phase::Idle | Phase::Candidate | Phase::Fenced | Phase::Sealed | Phase::Paused => None,
+        };
+        let orphans = self.orphans_since.map(|since| since.plus(ORPHAN_GRACE));
+        by_phase.into_iter().chain(orphans).min()
+    }
+
+    /// Takes one event at `now`; effects are appended to `out` whether it is refused or not,
+    /// because time alone may have brought some.
+    pub fn on(&mut self, event: Event, now: Boot, out: &mut Vec<Effect>) -> Answer {
+        // First what time brings: a confirmation that arrives after the deadline finds a frozen
+        // group, even if no tick came in between (the supervisor itself may have been stalled).
+        self.advance(now, out);
+        let answer = self.take(event, now, out);
+        self.advance(now, out);
+        answer
+    }
+
+    fn take(&mut self, event: Event, now: Boot, out: &mut Vec<Effect>) -> Answer {
+        match event {
+            Event::Tick => {}
+            Event::Group(group) => self.observe(group, out),
+            Event::Tasks { running } => {
+                // A task in R may be executing a commit: it is not fenced and will not be soon.
+                if running && self.phase == Phase::Frozen && !self.group.frozen {
+                    self.kill(now, out);
+                }
+            }
+            Event::PostmasterExited => {
+                self.orphans_since = self.group.populated.then_some(now);
+            }
+            Event::Found => {
+                self.group.populated = true;
+                self.permitted = true;
+                if !matches!(self.phase, Phase::Frozen | Phase::Killing) {
+                    self.distrust(now, out);
+                }
+            }
+            Event::DataJobEnded => self.data_job = false,
+            Event::Adopted { standby } => self.adopt(standby, now, out),
+            Event::Configure { budget, freeze_max } => {
+                self.freeze_max = freeze_max;
+                self.retune(budget, out);
+            }
+            Event::Retune(budget) => self.retune(budget, out),
+            Event::Campaign => return self.campaign(),
+            Event::Withdraw => return self.withdraw(out),
+            Event::Confirm(confirmation) => return self.confirm(confirmation, now, out),
+            Event::LeaseLost(tenure) => self.lease_lost(tenure, now, out),
+            Event::StartStandby => return self.start_standby(out),
+            Event::StartPrimary => return self.start_primary(now, out),
+            Event::Promote => return self.promote(now),
+            Event::StopSignal => self.stop_sent = true,
+            Event::Fence => self.kill(now, out),
+            Event::Sealed => return self.seal(),
+            Event::Release(tenure) => return self.release(tenure, now, out),
+            Event::Pause(tenure) => return self.pause(tenure, out),
+            Event::Resume => self.resume(now, out),
+            Event::StartDataJob => {
+                self.data_directory_is_free()?;
+                self.data_job = true;
+            }
+            Event::Goodbye => return self.data_directory_is_free(),
+        }
+        Ok(())
+    }
+
+    /// What time alone brings.
+    fn advance(&mut self, now: Boot, out: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Leading if self.deadline.is_some_and(|deadline| now >= deadline) => {
+                self.expire(now, out);
+            }
+            Phase::Frozen if now >= self.frozen_at.plus(self.freeze_max) => self.kill(now, out),
+            Phase::Frozen if !self.group.frozen => {
+                // All in D: fenced already, since the freeze trap stops a task before it returns
+                // to user mode. But only up to the instant when another member may lead.
+                if now >= self.kill_by() {
+                    self.kill(now, out);
+                } else if now >= self.acted_at.plus(FREEZE_GRACE) {
+                    self.acted_at = now;
+                    out.push(Effect::LookAtTasks);
+                }
+            }
+            Phase::Killing if now >= self.acted_at.plus(KILL_AGAIN) => {
+                self.acted_at = now;
+                out.push(Effect::Kill);
+            }
+            _ => {}
+        }
+        // Backends without a postmaster finish their statement and acknowledge it; nothing will
+        // ever stop them in good order, and they hold the data directory.
+        if self.orphans_since.is_some_and(|since| now >= since.plus(ORPHAN_GRACE)) {
+            self.orphans_since = Some(now);
+            out.push(Effect::Kill);
+        }
+    }
+
+    /// The deadline passed without a newer confirmation.
+    fn expire(&mut self, now: Boot, out: &mut Vec<Effect>) {
+        if self.may_acknowledge() {
+            self.freeze(now, out);
+        } else {
+            // A standby, or nothing: there is nothing to fence.
+            self.settle(Phase::Idle, out);
+            self.spare_standby(out);
+        }
+    }
+
+    /// The sentinel knows deadlines, not what runs: it may have frozen a group in which nothing
+    /// was permitted to accept writes. Nobody else would thaw it.
+    pub(super) fn spare_standby(&self, out: &mut Vec<Effect>) {
+        let unfenced = matches!(self.phase, Phase::Idle | Phase::Candidate);
+        if unfenced && self.group.frozen && self.group.populated && !self.permitted {
+            out.push(Effect::Thaw);
+        }
+    }
+
+    fn may_acknowledge(&self) -> bool {
+        self.permitted && self.group.populated
+    }
+
+    /// The end of a possession: no deadline, no lease.
+    fn settle(&mut self, phase: Phase, out: &mut Vec<Effect>) {
+        self.phase = phase;
+        self.lease = None;
+        self.deadline = None;
+        out.push(Effect::Disarm);
+    }
+
+    fn arm(&self, out: &mut Vec<Effect>) {
+        if let Some(deadline) = self.deadline {
+            out.push(Effect::Arm { deadline, kill_by: self.kill_by() });
+        }
+    }
+
+    /// E(s) - d1, the last instant at which a kill is in time; but a freeze gets its grace.
+    fn kill_by(&self) -> Boot {
+        let exclusive_until = match (self.lease, self.budget) {
+            (Some(lease), Some(budget)) => lease.sent_at.plus(budget.exclusive).minus(FENCE),
+            _ => Boot(0),
+        };
+        let freeze = if self.phase == Phase::Frozen { Some(self.frozen_at) } else { self.deadline };
+        exclusive_until.max(freeze.unwrap_or(Boot(0)).plus(FREEZE_GRACE))
+    }
+
+    fn freeze(&mut self, now: Boot, out: &mut Vec<Effect>) {
+        if !self.can_freeze || self.freeze_max.is_zero() {
+            return self.kill(now, out);
+        }
+        self.phase = Phase::Frozen;
+        self.frozen_at = now;
+        self.acted_at = now;
+        self.past_deadline(now, out);
+        out.push(Effect::Freeze);
+    }
+
+    /// A fence always stands behind a deadline that has passed, so that the sentinel finishes it
+    /// if the supervisor dies now.
+    fn past_deadline(&mut self, now: Boot, out: &mut Vec<Effect>) {
+        self.deadline = Some(self.deadline.map_or(now, |deadline| deadline.min(now)));
+        self.arm(out);
+    }
+
+    fn kill(&mut self, now: Boot, out: &mut Vec<Effect>) {
+        if !self.group.populated {
+            return self.fenced(out);
+        }
+        self.phase = Phase::Killing;
+        self.acted_at = now;
+        self.past_deadline(now, out);
+        // Frozen processes die, too; the freeze stops those whose turn to die comes last.
+        if self.can_freeze {
+            out.push(Effect::Freeze);
+        }
+        out.push(Effect::Kill);
+    }
+
+    fn fenced(&mut self, out: &mut Vec<Effect>) {
+        self.settle(Phase::Fenced, out);
+        out.push(Effect::Clear);
+    }
+
+    fn observe(&mut self, group: GroupState, out: &mut Vec<Effect>) {
+        self.group = group;
+        if group.populated {
+            return self.spare_standby(out);
+        }
+        self.permitted = false;
+        self.stop_sent = false;
+        self.sealed = false;
+        self.orphans_since = None;
+        match self.phase {
+            Phase::Frozen | Phase::Killing => self.fenced(out),
+            Phase::Sealed => self.settle(Phase::Idle, out),
+            Phase::Idle | Phase::Candidate | Phase::Leading | Phase::Fenced | Phase::Paused => {}
+        }
+    }
+
+    /// A postmaster of which we do not know that it is a standby.
+    fn unknown(&mut self, now: Boot, out: &mut Vec<Effect>) {
+        self.permitted = true;
+        match self.phase {
+            // Nobody confirmed a lease for it: it may be writable while another member leads.
+            Phase::Idle | Phase::Candidate | Phase::Fenced | Phase::Sealed => {
+                self.distrust(now, out);
+            }
+            // The deadline, or the confirmed pause record, covers it.
+            Phase::Leading | Phase::Paused => {}
+            Phase::Frozen | Phase::Killing => {}
+        }
+    }
+
+    /// Frozen until a lease is confirmed anew, whichever.
+    fn distrust(&mut self, now: Boot, out: &mut Vec<Effect>) {
+        self.lease = None;
+        self.deadline = None;
+        self.freeze(now, out);
+    }
+
+    fn adopt(&mut self, standby: bool, now: Boot, out: &mut Vec<Effect>) {
+        self.group.populated = true;
+        self.orphans_since = None;
+        if !standby {
+            return self.unknown(now, out);
+        }
+        // Without a lease, Frozen means that it was found, not that its deadline passed: what
+        // never was permitted by us, and is a standby, may run.
+        if self.phase == Phase::Frozen && self.lease.is_none() {
+            self.permitted = false;
+            self.settle(Phase::Idle, out);
+            out.push(Effect::Thaw);
+        }
+    }
+}

@@ -1,0 +1,586 @@
+use super::*;
+
+const BUDGET_MS: u64 = 10_000;
+const NS: u64 = 1_000_000;
+
+fn at(ms: u64) -> Boot {
+    Boot((1_000_000 + ms) * NS)
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn budget(ttl_ms: u64) -> Budget {
+    Budget::new(ms(ttl_ms), 10_000).unwrap()
+}
+
+fn tenure(n: i64) -> Tenure {
+    Tenure { lease_id: 100 + n, mod_revision: n }
+}
+
+fn proof(n: i64, sent_ms: u64) -> Event {
+    let sent_at = at(sent_ms);
+    let ttl = ms(20_000);
+    Event::Confirm(Confirmation { tenure: tenure(n), cluster_id: 1, raft_term: 2, sent_at, ttl })
+}
+
+fn group(populated: bool, frozen: bool) -> Event {
+    Event::Group(GroupState { populated, frozen })
+}
+
+/// A guard and its transcript.
+struct Run {
+    guard: Guard,
+    out: Vec<Effect>,
+}
+
+impl Run {
+    fn new() -> Run {
+        let mut run = Run { guard: Guard::new(true), out: vec![] };
+        run.ok(0, Event::Configure { budget: budget(BUDGET_MS), freeze_max: ms(30_000) });
+        run
+    }
+
+    /// A primary under tenure 1, confirmed at 0.
+    fn primary() -> Run {
+        let mut run = Run::new();
+        run.ok(0, Event::Campaign);
+        run.ok(0, proof(1, 0));
+        run.ok(10, Event::StartPrimary);
+        run.ok(20, group(true, false));
+        run.out.clear();
+        run
+    }
+
+    fn on(&mut self, now_ms: u64, event: Event) -> Answer {
+        self.guard.on(event, at(now_ms), &mut self.out)
+    }
+
+    #[track_caller]
+    fn ok(&mut self, now_ms: u64, event: Event) {
+        assert_eq!(self.on(now_ms, event), Ok(()), "{event:?} at {now_ms}");
+    }
+
+    #[track_caller]
+    fn refused(&mut self, now_ms: u64, event: Event) {
+        assert!(self.on(now_ms, event).is_err(), "{event:?} at {now_ms}");
+    }
+
+    /// The phase, and the effects since the last look: a letter each.
+    #[track_caller]
+    fn is(&mut self, phase: Phase, effects: &str) {
+        let letters: String = self.out.drain(..).map(letter).collect();
+        assert_eq!((self.guard.phase, letters.as_str()), (phase, effects));
+    }
+}
+
+fn letter(effect: Effect) -> char {
+    match effect {
+        Effect::Arm { .. } => 'A',
+        Effect::Disarm => 'D',
+        Effect::Freeze => 'F',
+        Effect::Thaw => 'T',
+        Effect::Kill => 'K',
+        Effect::Clear => 'C',
+        Effect::LookAtTasks => 'L',
+    }
+}
+
+#[test]
+fn a_primary_is_frozen_at_its_deadline_and_thawed_by_fresh_proof() {
+    let mut run = Run::primary();
+    assert_eq!(run.guard.deadline(), Some(at(8900)));
+    assert_eq!(run.guard.wake_at(), Some(at(8900)));
+    run.ok(8899, Event::Tick);
+    run.is(Phase::Leading, "");
+    run.ok(8900, Event::Tick);
+    run.is(Phase::Frozen, "AF");
+    run.ok(8905, group(true, true));
+    run.refused(9000, Event::Campaign);
+    run.refused(9000, Event::Promote);
+    run.refused(9000, proof(2, 9000));
+    run.refused(9701, proof(1, 9000)); // older than G
+    run.is(Phase::Frozen, "");
+    run.ok(9700, proof(1, 9000));
+    run.is(Phase::Leading, "AT");
+    assert_eq!(run.guard.deadline(), Some(at(17_900)));
+}
+
+/// The sentinel looked at the deadline before the thaw and froze after it.
+#[test]
+fn a_leader_that_was_frozen_by_somebody_else_is_thawed_by_the_next_proof() {
+    let mut run = Run::primary();
+    run.ok(100, group(true, true));
+    run.ok(200, proof(1, 150));
+    run.is(Phase::Leading, "AT");
+}
+
+#[test]
+fn a_late_confirmation_finds_the_group_frozen_even_without_a_tick() {
+    let mut run = Run::primary();
+    run.ok(9000, proof(1, 8950));
+    run.is(Phase::Leading, "AFAT");
+    let mut run = Run::primary();
+    run.refused(10_000, proof(1, 8000));
+    run.is(Phase::Frozen, "AF");
+}
+
+#[test]
+fn without_proof_the_frozen_are_killed() {
+    for (event, when) in
+        [(Event::LeaseLost(tenure(1)), 9000), (Event::Tick, 38_900), (Event::Fence, 9000)]
+    {
+        let mut run = Run::primary();
+        run.ok(8900, Event::Tick);
+        run.ok(8901, group(true, true));
+        run.ok(when, event);
+        run.is(Phase::Killing, "AFAFK");
+        run.refused(when, proof(1, when));
+        run.ok(when + 500, Event::Tick);
+        run.is(Phase::Killing, "");
+        run.ok(when + 1000, Event::Tick);
+        run.is(Phase::Killing, "K");
+        run.ok(when + 1001, group(false, true));
+        run.is(Phase::Fenced, "DC");
+        run.refused(when + 1002, Event::StartPrimary);
+        run.ok(when + 1002, Event::StartStandby);
+        run.is(Phase::Idle, "C");
+        assert!(!run.guard.permitted());
+    }
+}
+
+#[test]
+fn a_freeze_that_does_not_come_is_looked_into() {
+    let mut run = Run::primary();
+    run.ok(8900, Event::Tick);
+    run.ok(9099, Event::Tick);
+    run.is(Phase::Frozen, "AF");
+    run.ok(9100, Event::Tick);
+    run.is(Phase::Frozen, "L");
+    run.ok(9100, Event::Tasks { running: false });
+    run.ok(9301, Event::Tick);
+    run.is(Phase::Frozen, "L");
+    // E(s) - d1 = 9900 - 500.
+    assert_eq!(run.guard.wake_at(), Some(at(9400)));
+    run.ok(9400, Event::Tick);
+    run.is(Phase::Killing, "AFK");
+
+    let mut run = Run::primary();
+    run.ok(8900, Event::Tick);
+    run.ok(9100, Event::Tasks { running: true });
+    run.is(Phase::Killing, "AFLAFK");
+}
+
+#[test]
+fn the_deadline_kills_where_nothing_can_be_thawed() {
+    let mut run = Run::primary();
+    run.guard.set_can_freeze(false);
+    run.ok(8900, Event::Tick);
+    run.is(Phase::Killing, "AK");
+    let mut run = Run::primary();
+    run.ok(100, Event::Configure { budget: budget(BUDGET_MS), freeze_max: Duration::ZERO });
+    run.out.clear();
+    run.ok(8900, Event::Tick);
+    run.is(Phase::Killing, "AFK");
+}
+
+#[test]
+fn a_lost_lease_kills_a_primary_and_leaves_a_standby_alone() {
+    let mut run = Run::primary();
+    run.ok(100, Event::LeaseLost(tenure(2)));
+    run.is(Phase::Leading, "");
+    run.ok(100, Event::LeaseLost(tenure(1)));
+    run.is(Phase::Killing, "AFK");
+
+    let standby_leader = |event, when| {
+        let mut run = Run::new();
+        run.ok(0, Event::StartStandby);
+        run.ok(1, group(true, false));
+        run.ok(1, Event::Campaign);
+        run.ok(2, proof(1, 1));
+        run.out.clear();
+        run.ok(when, event);
+        run.is(Phase::Idle, "D");
+    };
+    standby_leader(Event::LeaseLost(tenure(1)), 3);
+    standby_leader(Event::Tick, 9000);
+    standby_leader(Event::Release(tenure(1)), 3);
+    standby_leader(Event::Withdraw, 3);
+}
+
+#[test]
+fn a_standby_that_the_sentinel_froze_is_thawed() {
+    let mut run = Run::new();
+    run.ok(0, Event::StartStandby);
+    run.ok(1, Event::Campaign);
+    run.ok(2, proof(1, 1));
+    run.out.clear();
+    // This supervisor stood still beyond the deadline.
+    run.ok(9000, group(true, true));
+    run.is(Phase::Idle, "DT");
+    let mut run = Run::primary();
+    run.ok(9000, group(true, true));
+    run.is(Phase::Frozen, "AF");
+}
+
+#[test]
+fn permits_need_a_fresh_lease() {
+    let mut run = Run::new();
+    run.refused(0, Event::StartPrimary);
+    run.refused(0, proof(1, 0)); // not armed
+    run.ok(0, Event::Campaign);
+    run.refused(0, Event::StartPrimary);
+    run.refused(5, proof(1, 6)); // from the future
+    run.ok(5, proof(1, 5));
+    run.refused(5, proof(1, 4)); // older than the last
+    run.refused(706, Event::StartPrimary); // older than G
+    run.ok(707, proof(1, 7));
+    run.ok(707, Event::StartPrimary);
+    run.refused(708, Event::Withdraw);
+    run.refused(708, Event::StartStandby);
+    run.refused(708, Event::StartDataJob);
+
+    let mut run = Run::new();
+    run.ok(0, Event::StartStandby);
+    run.refused(0, Event::Promote);
+    run.ok(0, Event::Campaign);
+    run.ok(0, proof(1, 0));
+    run.refused(701, Event::Promote);
+    run.ok(700, Event::Promote);
+    assert!(run.guard.permitted());
+}
+
+#[test]
+fn another_store_is_not_believed() {
+    let mut run = Run::primary();
+    let (tenure, ttl) = (tenure(1), ms(10_000));
+    let good = Confirmation { tenure, cluster_id: 1, raft_term: 2, sent_at: at(100), ttl };
+    run.refused(100, Event::Confirm(Confirmation { cluster_id: 9, ..good }));
+    run.refused(100, Event::Confirm(Confirmation { raft_term: 1, ..good }));
+    run.ok(100, Event::Confirm(Confirmation { raft_term: 3, ..good }));
+}
+
+/// An agent that starts anew configures the ttl of /config, but renews the lease that it has.
+#[test]
+fn a_budget_never_counts_on_more_than_was_granted() {
+    let mut run = Run::primary();
+    run.ok(100, Event::Retune(budget(20_000)));
+    let (tenure, ttl) = (tenure(1), ms(10_000));
+    let short = Confirmation { tenure, cluster_id: 1, raft_term: 2, sent_at: at(200), ttl };
+    run.ok(200, Event::Confirm(short));
+    assert_eq!(run.guard.deadline(), Some(at(200 + 8900)), "the larger budget waits");
+    run.ok(300, Event::Confirm(Confirmation { sent_at: at(300), ttl: ms(20_000), ..short }));
+    assert_eq!(run.guard.deadline(), Some(at(300 + 17_800)));
+    run.refused(400, Event::Confirm(Confirmation { sent_at: at(400), ..short }));
+    assert_eq!(run.guard.deadline(), Some(at(300 + 17_800)));
+    run.ok(500, Event::Retune(budget(10_000)));
+    run.ok(500, Event::Confirm(Confirmation { sent_at: at(500), ..short }));
+    assert_eq!(run.guard.deadline(), Some(at(500 + 8900)));
+}
+
+#[test]
+fn a_lease_shrinks_at_once_and_grows_with_the_next_confirmation() {
+    let mut run = Run::primary();
+    run.ok(100, Event::Retune(budget(20_000)));
+    assert_eq!(run.guard.deadline(), Some(at(8900)));
+    run.ok(200, proof(1, 200));
+    assert_eq!(run.guard.deadline(), Some(at(200 + 17_800)));
+    run.ok(300, Event::Retune(budget(10_000)));
+    assert_eq!(run.guard.deadline(), Some(at(200 + 8900)));
+    run.out.clear();
+    run.ok(5200, Event::Retune(budget(5000)));
+    run.is(Phase::Frozen, "AAF");
+}
+
+#[test]
+fn a_key_is_released_only_when_nothing_can_acknowledge() {
+    let mut run = Run::primary();
+    run.refused(100, Event::Release(tenure(1)));
+    run.refused(100, Event::Sealed); // nobody told it to stop
+    run.ok(100, Event::StopSignal);
+    run.refused(100, Event::Release(tenure(1)));
+    run.ok(200, Event::Sealed);
+    run.refused(200, Event::Release(tenure(2)));
+    run.ok(200, Event::Release(tenure(1)));
+    run.is(Phase::Sealed, "D");
+    run.ok(200, Event::Release(tenure(1)));
+    run.refused(201, proof(1, 201));
+    run.refused(201, Event::Campaign);
+    run.ok(300, group(false, false));
+    run.is(Phase::Idle, "D");
+    run.ok(300, Event::Campaign);
+    run.refused(301, proof(1, 301)); // burned for ever
+    run.ok(301, proof(2, 301));
+
+    let mut run = Run::primary();
+    run.ok(100, group(false, false));
+    run.ok(100, Event::Release(tenure(1)));
+    run.is(Phase::Idle, "D");
+
+    let mut run = Run::primary();
+    run.ok(8800, Event::StopSignal);
+    run.ok(8900, Event::Sealed);
+    run.ok(8901, Event::Release(tenure(1)));
+    run.is(Phase::Killing, "AFAFK");
+}
+
+#[test]
+fn pause_suspends_the_deadline_of_its_tenure_only() {
+    let mut run = Run::primary();
+    run.refused(100, Event::Pause(tenure(2)));
+    run.ok(100, Event::Pause(tenure(1)));
+    run.is(Phase::Paused, "D");
+    run.ok(100_000, Event::Tick);
+    run.ok(100_000, Event::LeaseLost(tenure(1)));
+    run.ok(100_000, proof(2, 100_000)); // taken again under the record
+    run.is(Phase::Paused, "");
+    run.ok(100_100, Event::Resume);
+    run.is(Phase::Leading, "A");
+
+    let mut run = Run::primary();
+    run.ok(100, Event::Pause(tenure(1)));
+    run.ok(5000, Event::Resume); // within T1, but older than G
+    run.is(Phase::Frozen, "DAF");
+    run.ok(5100, proof(1, 5050));
+    run.is(Phase::Leading, "AT");
+}
+
+#[test]
+fn what_was_found_is_frozen_until_it_is_known() {
+    let mut run = Run::new();
+    run.ok(0, Event::Found);
+    run.is(Phase::Frozen, "AF");
+    run.ok(1, group(true, true));
+    run.ok(2, Event::Adopted { standby: true });
+    run.is(Phase::Idle, "DT");
+
+    let mut run = Run::new();
+    run.ok(0, Event::Adopted { standby: false });
+    run.is(Phase::Frozen, "AF");
+    run.ok(1, group(true, true));
+    run.ok(1, Event::Campaign);
+    run.ok(3, proof(5, 2));
+    run.is(Phase::Leading, "AT");
+
+    let mut run = Run::new();
+    run.ok(0, Event::Found);
+    run.ok(5, group(true, true));
+    run.ok(30_000, Event::Tick);
+    run.is(Phase::Killing, "AFAFK");
+
+    // A primary of ours behind its deadline does not pass for a standby.
+    let mut run = Run::primary();
+    run.ok(8900, Event::Tick);
+    run.ok(8901, Event::Adopted { standby: true });
+    run.is(Phase::Frozen, "AF");
+
+    // Promoted by hand.
+    let mut run = Run::new();
+    run.ok(0, Event::StartStandby);
+    run.ok(5, Event::Adopted { standby: false });
+    run.is(Phase::Frozen, "CAF");
+}
+
+#[test]
+fn backends_without_a_postmaster_are_killed() {
+    let mut run = Run::primary();
+    run.ok(100, Event::PostmasterExited);
+    assert_eq!(run.guard.wake_at(), Some(at(150)));
+    run.refused(120, Event::StartPrimary);
+    run.ok(150, Event::Tick);
+    run.is(Phase::Leading, "K");
+    run.ok(180, group(false, false));
+    run.ok(180, proof(1, 180));
+    run.ok(180, Event::StartPrimary);
+    run.is(Phase::Leading, "AC");
+}
+
+#[test]
+fn the_data_directory_has_one_user() {
+    let mut run = Run::new();
+    run.ok(0, Event::StartDataJob);
+    run.refused(0, Event::StartDataJob);
+    run.refused(0, Event::StartStandby);
+    run.refused(0, Event::Goodbye);
+    run.ok(0, Event::DataJobEnded);
+    run.ok(0, Event::StartStandby);
+    run.refused(0, Event::StartDataJob);
+    run.refused(0, Event::Goodbye);
+    run.ok(0, group(false, false));
+    run.ok(0, Event::Goodbye);
+}
+
+#[test]
+fn saved_and_restored_it_is_the_same() {
+    let mut random = Random(7);
+    for _ in 0..300 {
+        let mut run = Run::new();
+        for step in 0..random.below(40) {
+            let event = random_event(&mut random, step * 100);
+            let _ = run.on(step * 100, event);
+        }
+        let text = run.guard.save() + "guard.unknown 7\nother x\n";
+        let lines = text.lines().filter_map(|l| l.split_once(' '));
+        let lines = lines.map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let restored = Guard::restore(&lines, run.guard.group.frozen).unwrap();
+        let same = Guard {
+            // Only when to look next.
+            acted_at: Boot(0),
+            orphans_since: None,
+            ..run.guard
+        };
+        assert_eq!(restored, same);
+    }
+    assert!(Guard::restore(&std::collections::BTreeMap::new(), false).is_err());
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+fn random_event(random: &mut Random, now_ms: u64) -> Event {
+    let n = 1 + random.below(2) as i64;
+    let sent_ms = (now_ms + 50).saturating_sub(random.below(1000).pow(2) / 100);
+    match random.below(26) {
+        0 => Event::Tasks { running: random.below(2) == 0 },
+        1 => Event::PostmasterExited,
+        2 => Event::Found,
+        3 => Event::DataJobEnded,
+        4 => Event::Adopted { standby: random.below(2) == 0 },
+        5 => Event::Retune(budget([5000, 10_000, 20_000][random.below(3) as usize])),
+        6 | 7 => Event::Campaign,
+        8 => Event::Withdraw,
+        9..=13 => proof(n, sent_ms),
+        14 => Event::LeaseLost(tenure(n)),
+        15 => Event::StartStandby,
+        16 | 17 => Event::StartPrimary,
+        18 => Event::Promote,
+        19 => Event::StopSignal,
+        20 => Event::Fence,
+        21 => Event::Sealed,
+        22 => Event::Release(tenure(n)),
+        23 => Event::Pause(tenure(n)),
+        24 => Event::Resume,
+        _ => Event::StartDataJob,
+    }
+}
+
+/// The kernel's side: what is in the group, by the effects alone.
+#[derive(Default)]
+struct World {
+    populated: bool,
+    frozen: bool,
+    dying: bool,
+    /// May write if it runs, as far as permits and adoptions tell.
+    writable: bool,
+    told_to_stop: bool,
+}
+
+#[test]
+fn invariants_hold_in_random_runs() {
+    for seed in 1..=400 {
+        let mut random = Random(seed);
+        let (mut run, mut world) = (Run::new(), World::default());
+        let mut now = 0;
+        for _ in 0..300 {
+            now += [0, 1, 20, 300, 3000][random.below(5) as usize];
+            let event = match random.below(3) {
+                0 => Event::Tick,
+                1 => {
+                    if world.dying && random.below(2) == 0 {
+                        // The freeze is a property of the group: it stays.
+                        world = World { frozen: world.frozen, ..World::default() };
+                    }
+                    group(world.populated, world.populated && world.frozen)
+                }
+                _ => random_event(&mut random, now),
+            };
+            step(&mut run, &mut world, now, event);
+        }
+    }
+}
+
+fn step(run: &mut Run, world: &mut World, now: u64, event: Event) {
+    // What cannot happen is not tried: nothing is found where there is something, and nothing of
+    // ours is taken for a standby by an agent that reads pg_control.
+    let adopted = matches!(event, Event::Found | Event::Adopted { .. });
+    let standby = matches!(event, Event::Adopted { standby: true });
+    if (adopted && world.dying) || (standby && world.writable) {
+        return;
+    }
+    let before = run.guard.clone();
+    run.out.clear();
+    let answer = run.on(now, event);
+    let guard = &run.guard;
+    if adopted {
+        world.populated = true;
+        world.writable = !standby;
+    }
+    let mut armed = None;
+    for effect in &run.out {
+        match effect {
+            Effect::Arm { deadline, .. } => armed = Some(*deadline),
+            Effect::Disarm => armed = None,
+            Effect::Freeze => world.frozen = true,
+            Effect::Kill => world.dying = world.populated,
+            Effect::Clear => {
+                assert!(!world.populated, "an unfreeze of what is there");
+                world.frozen = false;
+            }
+            Effect::Thaw => {
+                world.frozen = false;
+                if let Event::Confirm(new) = event {
+                    assert!(armed.is_some_and(|d| d > at(now)), "thawed before armed");
+                    assert!(before.lease.is_none_or(|old| old.tenure == new.tenure));
+                    assert!(at(now).since(new.sent_at) <= guard.budget.unwrap().g);
+                } else {
+                    assert!(standby && !world.writable, "thawed without proof");
+                }
+            }
+            Effect::LookAtTasks => assert!(world.frozen),
+        }
+    }
+    if answer.is_ok() {
+        match event {
+            Event::StartStandby => world.populated = true,
+            Event::StartPrimary | Event::Promote => {
+                assert_eq!(guard.phase, Phase::Leading);
+                assert!(guard.deadline.is_some_and(|d| at(now) < d), "permitted after deadline");
+                assert_ne!(guard.lease.map(|l| l.tenure), guard.burned);
+                (world.populated, world.writable) = (true, true);
+            }
+            Event::StopSignal => world.told_to_stop = true,
+            Event::Release(tenure) if before.burned != Some(tenure) => {
+                let sealed = guard.sealed && world.told_to_stop;
+                assert!(!(world.populated && world.writable) || sealed, "burned while it runs");
+            }
+            _ => {}
+        }
+    }
+    covered(guard, world, now);
+    if let Some(deadline) = armed {
+        assert_eq!(guard.deadline, Some(deadline), "the sentinel knows another deadline");
+    }
+}
+
+/// What may write runs before its deadline only.
+fn covered(guard: &Guard, world: &World, now: u64) {
+    if world.populated && world.writable && !world.dying && !world.frozen {
+        let covered = match guard.phase {
+            Phase::Leading => guard.deadline.is_some_and(|d| at(now) < d),
+            Phase::Paused => true,
+            // It was sealed: pg_control says `shut down`.
+            Phase::Sealed => guard.sealed,
+            _ => false,
+        };
+        assert!(covered, "writable without cover: {guard:?}");
+    }
+}

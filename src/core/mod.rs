@@ -1,0 +1,23 @@
+//! Everything that decides. Pure: `std` only, no clock, no I/O, no threads, no hash maps;
+//! `now` is an argument. Drivers convert to and from these types at their own border.
+
+/// The Patroni release whose behaviour is offered: `version` of member documents, REST and ctl.
+pub const PATRONI_VERSION: &str = "4.1.5";
+
+pub mod budget;
+pub mod candidates;
+pub mod cloning;
+pub mod cluster;
+pub mod database;
+pub mod decide;
+#[cfg(test)]
+mod decide_tests;
+pub mod decision;
+pub mod guard;
+pub mod lsn;
+pub mod rules;
+pub mod settings;
+pub mod sync;
+pub mod time;
+pub mod timeline;
+pub mod view;

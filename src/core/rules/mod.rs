@@ -1,0 +1,10 @@
+//! The rules in blocks, one file a block.
+
+pub mod follow;
+pub mod leader;
+pub mod pause;
+pub mod release;
+pub mod safety;
+#[cfg(test)]
+mod tests;
+pub mod vacant;

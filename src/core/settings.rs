@@ -1,0 +1,92 @@
+//! The settings that decisions read, with Patroni's names and defaults.
+
+use std::time::Duration;
+
+/// Patroni's `synchronous_mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SyncMode {
+    #[default]
+    Off,
+    On,
+    Quorum,
+}
+
+/// Effective settings: defaults, dynamic configuration, local configuration, in that order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Settings {
+    pub ttl: Duration,
+    pub loop_wait: Duration,
+    pub retry_timeout: Duration,
+    pub maximum_lag_on_failover_bytes: u64,
+    /// Zero: fail over at once when the primary's postmaster dies.
+    pub primary_start_timeout: Duration,
+    /// Zero: no limit on a clean stop.
+    pub primary_stop_timeout: Duration,
+    pub synchronous_mode: SyncMode,
+    pub synchronous_mode_strict: bool,
+    pub synchronous_node_count: u32,
+    pub maximum_lag_on_syncnode_bytes: i64,
+    pub failsafe_mode: bool,
+    pub paused: bool,
+    pub check_timeline: bool,
+    pub max_timelines_history: u32,
+    pub member_slots_ttl: Duration,
+    pub use_pg_rewind: bool,
+    pub use_slots: bool,
+    pub remove_data_directory_on_rewind_failure: bool,
+    pub remove_data_directory_on_diverged_timelines: bool,
+    /// `vigil.freeze_max`: how long a frozen primary waits for its lease before it is killed.
+    pub freeze_max: Duration,
+    /// `vigil.allow_unfenced`: lead although the postmaster cannot be fenced.
+    pub allow_unfenced: bool,
+    /// How a replica's data directory is made, to be tried in this order; never empty.
+    pub replica_methods: Vec<ReplicaMethod>,
+}
+
+/// The method that is built in.
+pub const BASEBACKUP: &str = "basebackup";
+
+/// A way to make the data directory of a replica, as far as decisions need it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ReplicaMethod {
+    pub name: String,
+    /// Works without a member to copy from.
+    pub no_leader: bool,
+    /// Starts from what is in the data directory, which is hence not emptied.
+    pub keep_data: bool,
+}
+
+impl Default for ReplicaMethod {
+    fn default() -> ReplicaMethod {
+        ReplicaMethod { name: BASEBACKUP.to_owned(), no_leader: false, keep_data: false }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            ttl: Duration::from_secs(30),
+            loop_wait: Duration::from_secs(10),
+            retry_timeout: Duration::from_secs(10),
+            maximum_lag_on_failover_bytes: 1_048_576,
+            primary_start_timeout: Duration::from_secs(300),
+            primary_stop_timeout: Duration::ZERO,
+            synchronous_mode: SyncMode::Off,
+            synchronous_mode_strict: false,
+            synchronous_node_count: 1,
+            maximum_lag_on_syncnode_bytes: -1,
+            failsafe_mode: false,
+            paused: false,
+            check_timeline: false,
+            max_timelines_history: 0,
+            member_slots_ttl: Duration::from_secs(1800),
+            use_pg_rewind: false,
+            use_slots: true,
+            remove_data_directory_on_rewind_failure: false,
+            remove_data_directory_on_diverged_timelines: false,
+            freeze_max: Duration::from_secs(30),
+            allow_unfenced: false,
+            replica_methods: vec![ReplicaMethod::default()],
+        }
+    }
+}

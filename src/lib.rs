@@ -1,0 +1,7 @@
+//! pgvigil keeps a PostgreSQL primary alive on a set of servers and makes sure that there is never
+//! more than one. docs/ARCHITECTURE.md tells how the rooms below fit together;
+//! `tests/tidy.rs` holds the directions in which they may use each other.
+
+pub mod core;
+pub mod link;
+pub mod sys;

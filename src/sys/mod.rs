@@ -1,0 +1,11 @@
+//! What the kernel offers, in types that cannot be misused: the only room with `unsafe`.
+
+#![allow(unsafe_code)]
+
+pub mod cgroup;
+pub mod clock;
+pub mod fd;
+pub mod proc;
+pub mod process;
+pub mod realtime;
+pub mod shared;
