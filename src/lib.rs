@@ -4,4 +4,5 @@
 
 pub mod core;
 pub mod link;
+pub mod supervisor;
 pub mod sys;

@@ -1,0 +1,255 @@
+//! The agent's orders.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::children::{Prepared, Running};
+use super::groups::Descent;
+use super::watch::Supervisor;
+use crate::core::budget::Budget;
+use crate::core::guard::Event;
+use crate::core::time::Boot;
+use crate::link::CAPSULE_MAX_BYTES;
+use crate::link::order::{Command, Configure, Order, PgSignal};
+use crate::link::state::Means;
+use crate::sys::clock;
+use crate::sys::process::{self, Child};
+
+/// How long a lock that is held is tried for.
+const LOCK_TRIES: u32 = 50;
+const LOCK_EVERY: Duration = Duration::from_millis(10);
+
+type Answer = Result<(), String>;
+
+impl Supervisor {
+    /// Carries out one order, or says why not.
+    pub fn obey(&mut self, order: Order, now: Boot) -> Answer {
+        let early = matches!(
+            order,
+            Order::Configure(_)
+                | Order::Heartbeat { .. }
+                | Order::Reloaded { .. }
+                | Order::Goodbye { .. }
+        );
+        if !early && self.member.is_none() {
+            return Err("not configured".into());
+        }
+        match order {
+            Order::Configure(configure) => self.configure(&configure),
+            Order::Retune { ttl } => {
+                let rho_ppm = self.member.as_ref().map_or(0, |member| member.rho_ppm);
+                let budget = Budget::new(ttl, rho_ppm).map_err(|error| error.to_string())?;
+                self.order(Event::Retune(budget))
+            }
+            Order::Campaign => self.order(Event::Campaign),
+            Order::Withdraw => self.order(Event::Withdraw),
+            Order::Confirm(confirmation) => self.order(Event::Confirm(confirmation)),
+            Order::LeaseLost { tenure } => self.order(Event::LeaseLost(tenure)),
+            Order::StartStandby(command) => self.start(Event::StartStandby, &command),
+            Order::StartPrimary(command) => self.start(Event::StartPrimary, &command),
+            Order::Promote(command) => {
+                let prepared = Prepared::new(&command)?;
+                self.order(Event::Promote)?;
+                self.start_helper(&prepared)
+            }
+            Order::Signal(signal) => self.signal(signal),
+            Order::Fence { reason } => {
+                self.log.critical(&format!("fence: {reason}"));
+                self.order(Event::Fence)
+            }
+            Order::Sealed => self.order(Event::Sealed),
+            Order::Release { tenure } => self.order(Event::Release(tenure)),
+            Order::Pause { tenure, revision } => {
+                self.log.info(&format!("pause record at revision {revision}"));
+                self.order(Event::Pause(tenure))
+            }
+            Order::Resume => self.order(Event::Resume),
+            Order::RunJob(job) => self.run_job(&job),
+            Order::CancelJob { id } => {
+                self.cancel_job(id, now);
+                Ok(())
+            }
+            Order::Adopt { pid, standby } => self.adopt(pid, standby),
+            Order::Capsule(bytes) if bytes.len() <= CAPSULE_MAX_BYTES => {
+                self.capsule = bytes;
+                Ok(())
+            }
+            Order::Capsule(_) => Err(format!("a capsule holds {CAPSULE_MAX_BYTES} bytes")),
+            Order::Heartbeat { status, ready } => {
+                self.notify.heartbeat(&status, ready);
+                Ok(())
+            }
+            Order::Reloaded { reload } => {
+                if reload == self.reloads {
+                    self.notify.reloaded();
+                }
+                Ok(())
+            }
+            Order::Goodbye { failed } => {
+                self.order(Event::Goodbye)?;
+                self.exit = Some(i32::from(failed));
+                Ok(())
+            }
+        }
+    }
+
+    fn order(&mut self, event: Event) -> Answer {
+        self.decide(event).map_err(|refused| refused.0.to_string())
+    }
+
+    /// What can be refused without the guard is refused before it permits.
+    fn start(&mut self, permit: Event, command: &Command) -> Answer {
+        let member = self.member.as_ref().ok_or("not configured")?;
+        let prepared = Prepared::postmaster(command, &member.descent.data_dir)?;
+        self.order(permit)?;
+        self.start_postmaster(&prepared)
+    }
+
+    fn configure(&mut self, configure: &Configure) -> Answer {
+        let budget = Budget::new(configure.ttl, configure.rho_ppm).map_err(|e| e.to_string())?;
+        let data_dir = canonical(&configure.data_dir)?;
+        match &mut self.member {
+            Some(member) if member.descent.data_dir != data_dir => {
+                return Err("the data directory of a running member cannot change".into());
+            }
+            Some(member) => member.rho_ppm = configure.rho_ppm,
+            None => self.settle_in(configure, data_dir)?,
+        }
+        let freeze_max = configure.freeze_max;
+        self.order(Event::Configure { budget, freeze_max })?;
+        let ms = |d: Duration| d.as_millis();
+        self.log.info(&format!(
+            "ttl {} ms: frozen {} ms after an unconfirmed renewal was sent, permits until {} ms",
+            ms(budget.ttl),
+            ms(budget.t1),
+            ms(budget.g)
+        ));
+        Ok(())
+    }
+
+    /// The first configuration.
+    fn settle_in(&mut self, configure: &Configure, data_dir: PathBuf) -> Answer {
+        let exe_name = Path::new(&configure.postgres_path).file_name().and_then(|n| n.to_str());
+        let exe_name = exe_name.ok_or("postgres_path has no file name")?.to_string();
+        self.settle(Descent { data_dir, exe_name }, configure.rho_ppm).map(drop).inspect_err(
+            |reason| {
+                self.log.critical(reason);
+                self.exit = Some(1);
+            },
+        )
+    }
+
+    fn signal(&mut self, signal: PgSignal) -> Answer {
+        let number = match signal {
+            PgSignal::Reload => libc::SIGHUP,
+            PgSignal::SmartStop => libc::SIGTERM,
+            PgSignal::FastStop => libc::SIGINT,
+            PgSignal::ImmediateStop => libc::SIGQUIT,
+        };
+        if self.children.postmaster.is_none() {
+            return Err("no postmaster".into());
+        }
+        if number != libc::SIGHUP {
+            self.order(Event::StopSignal)?;
+        }
+        match &self.children.postmaster {
+            Some(running) => {
+                process::signal(running.child.pidfd.as_fd(), number).map_err(|e| e.to_string())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes over a postmaster that we did not start, or learns what the known one is.
+    fn adopt(&mut self, pid: i32, standby: bool) -> Answer {
+        if self.children.postmaster.as_ref().is_none_or(|running| running.child.pid != pid) {
+            if self.children.postmaster.is_some() {
+                return Err("another postmaster is known".into());
+            }
+            let running = self.identify(pid)?;
+            self.gather(pid);
+            self.log.info(&format!("postmaster adopted, pid={pid}, standby={standby}"));
+            self.children.postmaster = Some(running);
+        }
+        self.order(Event::Adopted { standby })
+    }
+
+    fn identify(&self, pid: i32) -> Result<Running, String> {
+        let member = self.member.as_ref().ok_or("not configured")?;
+        let child = Child::of(pid).map_err(|e| format!("process {pid}: {e}"))?;
+        if !member.descent.is_postgres(pid) {
+            let dir = member.descent.data_dir.display();
+            return Err(format!("process {pid} is no {} in {dir}", member.descent.exe_name));
+        }
+        Ok(Running { child, started_at: clock::boot(), adopted: true })
+    }
+
+    /// Moves the postmaster and all that belongs to it into our group, in passes until one finds
+    /// nobody outside: a fork may race with a pass.
+    pub fn gather(&mut self, pid: i32) {
+        let (Some(groups), Some(member)) = (&self.groups, &self.member) else { return };
+        for _ in 0..20 {
+            let inside = groups.postgres.pids().unwrap_or_default();
+            let found = member.descent.find();
+            let outside: Vec<i32> = found.into_iter().filter(|p| !inside.contains(p)).collect();
+            if outside.is_empty() {
+                return;
+            }
+            for pid in outside {
+                match groups.postgres.add(pid) {
+                    Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                        self.log.warning(&format!("process {pid} stays in its group: {error}"));
+                        return self.fence_without_group(pid);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.fence_without_group(pid);
+    }
+
+    /// Until this postmaster is gone.
+    fn fence_without_group(&mut self, pid: i32) {
+        self.means = if process::may_signal(pid) { Means::Descent } else { Means::NotFenceable };
+        self.guard.set_can_freeze(false);
+    }
+}
+
+/// The path that /proc shows as a working directory; the directory itself may not be there yet.
+fn canonical(path: &str) -> Result<PathBuf, String> {
+    let path = Path::new(path);
+    let text = |error| format!("{}: {error}", path.display());
+    if let Ok(path) = path.canonicalize() {
+        return Ok(path);
+    }
+    let parent = path.parent().ok_or("data_dir has no parent")?.canonicalize().map_err(text)?;
+    Ok(parent.join(path.file_name().ok_or("data_dir has no name")?))
+}
+
+/// Beside the data directory, because that one comes and goes.
+pub fn lock(data_dir: &Path) -> Result<File, String> {
+    let name = data_dir.file_name().and_then(|n| n.to_str()).ok_or("data_dir has no name")?;
+    let path = data_dir.with_file_name(format!(".{name}.pgvigil.lock"));
+    let text = |error| format!("{}: {error}", path.display());
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&path).map_err(text)?;
+    // What a supervisor forked just before it died holds it, too, until it is its own program.
+    let mut tries = (0..LOCK_TRIES).map(|n| {
+        std::thread::sleep(LOCK_EVERY * n.min(1));
+        file.try_lock()
+    });
+    if !tries.any(|answer| answer.is_ok()) {
+        let mut holder = String::new();
+        let _ = file.take(64).read_to_string(&mut holder);
+        return Err(format!("{}: held by process {}", path.display(), holder.trim()));
+    }
+    // For people; the lock itself is what counts.
+    let _ = file.set_len(0);
+    let _ = file.write_all(format!("{}\n", std::process::id()).as_bytes());
+    Ok(file)
+}
