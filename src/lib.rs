@@ -2,7 +2,10 @@
 //! more than one. docs/ARCHITECTURE.md tells how the rooms below fit together;
 //! `tests/tidy.rs` holds the directions in which they may use each other.
 
+pub mod config;
 pub mod core;
+pub mod dcs;
 pub mod link;
+pub mod postgres;
 pub mod supervisor;
 pub mod sys;

@@ -1,0 +1,218 @@
+//! The local configuration as types: what the file and the variables mean for this member.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Endpoint;
+use super::etcd::EtcdSection;
+use super::reader::Reader;
+use super::units::SECONDS;
+use crate::core::cluster::Tags;
+
+/// What this member reads from its own machine.
+#[derive(Clone, PartialEq)]
+pub struct Local {
+    pub name: String,
+    pub scope: String,
+    /// `/service`: one slash at the beginning, none at the end.
+    pub namespace: String,
+    pub restapi: RestApi,
+    pub postgresql: Postgresql,
+    pub bootstrap: Bootstrap,
+    pub etcd: EtcdSection,
+    pub tags: Tags,
+    /// As written, for the REST API.
+    pub tag_values: BTreeMap<String, Value>,
+    pub log: Log,
+    pub ctl: Ctl,
+    pub watchdog: Watchdog,
+    pub vigil: Vigil,
+}
+
+impl Local {
+    /// The prefix of the cluster's keys: `/service/demo/`.
+    pub fn prefix(&self) -> String {
+        format!("{}/{}/", self.namespace, self.scope).replace("//", "/")
+    }
+}
+
+impl fmt::Debug for Local {
+    /// Without the sections of users, where anything may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local")
+            .field("name", &self.name)
+            .field("scope", &self.scope)
+            .field("namespace", &self.namespace)
+            .field("restapi", &self.restapi)
+            .field("etcd", &self.etcd)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A user of an HTTP interface.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub username: String,
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestApi {
+    /// Host may be empty or `*`: every address.
+    pub listen: Endpoint,
+    pub connect_address: Endpoint,
+    pub authentication: Option<Credentials>,
+    /// Hosts, addresses or networks; empty: everybody.
+    pub allowlist: Vec<String>,
+    pub allowlist_include_members: bool,
+}
+
+/// A PostgreSQL role of ours and how libpq is to connect as it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct DbUser {
+    pub username: String,
+    pub password: Option<String>,
+    /// `sslmode`, `sslrootcert`, …
+    pub options: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for DbUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DbUser").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, PartialEq)]
+pub struct Postgresql {
+    /// `*` or empty: every address.
+    pub listen_addresses: Vec<String>,
+    pub port: u16,
+    pub connect_address: Endpoint,
+    pub proxy_address: Option<Endpoint>,
+    pub data_dir: String,
+    pub config_dir: String,
+    /// Name of the main configuration file without `.conf`.
+    pub config_base_name: String,
+    /// Empty: found by PATH.
+    pub bin_dir: String,
+    pub bin_name: BTreeMap<String, String>,
+    pub pgpass: String,
+    pub use_unix_socket: bool,
+    pub use_unix_socket_repl: bool,
+    pub superuser: DbUser,
+    pub replication: DbUser,
+    /// The superuser unless configured.
+    pub rewind: DbUser,
+    /// The section's other keys, for `effective`.
+    pub raw: Value,
+}
+
+impl fmt::Debug for Postgresql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgresql")
+            .field("listen_addresses", &self.listen_addresses)
+            .field("port", &self.port)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the first start of the cluster needs.
+#[derive(Clone, PartialEq)]
+pub struct Bootstrap {
+    /// Becomes `/config`.
+    pub dcs: Value,
+    /// Command line options.
+    pub initdb: Vec<String>,
+    pub pg_hba: Vec<String>,
+    /// Called with a connection string once the cluster is up.
+    pub post_bootstrap: Option<String>,
+    /// Instead of initdb.
+    pub custom: Option<CustomBootstrap>,
+}
+
+/// `bootstrap.method` and its section.
+#[derive(Clone, PartialEq)]
+pub struct CustomBootstrap {
+    pub method: String,
+    pub command: String,
+    /// Do not append `--scope` and `--datadir`.
+    pub no_params: bool,
+    pub keep_existing_recovery_conf: bool,
+    pub recovery_conf: BTreeMap<String, String>,
+    /// `--name=value` each.
+    pub options: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.
+    pub level: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ctl {
+    pub authentication: Option<Credentials>,
+    pub insecure: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchdogMode {
+    Off,
+    #[default]
+    Automatic,
+    Required,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watchdog {
+    pub mode: WatchdogMode,
+    pub device: String,
+    /// Seconds; -1: half of ttl.
+    pub safety_margin_s: i64,
+}
+
+/// How much stalling the watchdog's timeout must survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grade {
+    /// Any stalls.
+    A,
+    /// One stall.
+    B,
+}
+
+/// Our own section; what is absent may stand in `/config`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vigil {
+    pub freeze_max: Option<Duration>,
+    pub allow_unfenced: Option<bool>,
+    /// Bound of the relative clock rate error, parts per million.
+    pub rho_ppm: Option<u32>,
+    pub grade: Option<Grade>,
+}
+
+impl Vigil {
+    pub(super) fn read(section: Reader) -> Vigil {
+        let rho = section.value("rho").and_then(|v| v.as_f64());
+        let seconds = section.integer("freeze_max", SECONDS);
+        Vigil {
+            freeze_max: seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs),
+            allow_unfenced: section.boolean("allow_unfenced"),
+            rho_ppm: rho.filter(|r| (0.0..1.0).contains(r)).map(|r| (r * 1e6).round() as u32),
+            grade: match section.text("grade").unwrap_or_default().to_lowercase().as_str() {
+                "a" => Some(Grade::A),
+                "b" => Some(Grade::B),
+                _ => None,
+            },
+        }
+    }
+}

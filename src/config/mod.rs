@@ -1,0 +1,41 @@
+//! Configuration: Patroni's files, variables and dynamic configuration, and what they mean.
+
+mod address;
+mod check;
+mod ctl;
+pub mod diagnostics;
+mod dynamic;
+mod effective;
+mod emit;
+mod env;
+mod etcd;
+mod guc;
+pub mod keys;
+mod load;
+mod local;
+pub mod options;
+mod read_local;
+mod reader;
+mod scalar;
+mod schema;
+mod tags;
+pub mod units;
+pub mod yaml11;
+
+pub use address::Endpoint;
+pub use check::check_config;
+pub use ctl::{CtlConfig, load_ctl};
+pub use diagnostics::Diagnostic;
+pub use dynamic::{PATRONI_TTL_FLOOR_S, TTL_FLOOR_S, merge_patch, validate_dynamic};
+pub use effective::{Effective, Role, effective};
+pub use emit::to_yaml;
+pub use etcd::EtcdSection;
+pub use load::{Loaded, load};
+pub use local::{
+    Bootstrap, Credentials, Ctl, CustomBootstrap, DbUser, Grade, Local, Log, Postgresql, RestApi,
+    Vigil, Watchdog, WatchdogMode,
+};
+pub use options::ReplicaMethod;
+
+#[cfg(test)]
+mod tests;
