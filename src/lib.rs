@@ -2,6 +2,7 @@
 //! more than one. docs/ARCHITECTURE.md tells how the rooms below fit together;
 //! `tests/tidy.rs` holds the directions in which they may use each other.
 
+pub mod api;
 pub mod config;
 pub mod core;
 pub mod dcs;
@@ -9,3 +10,4 @@ pub mod link;
 pub mod postgres;
 pub mod supervisor;
 pub mod sys;
+pub mod telemetry;

@@ -1,0 +1,357 @@
+//! From a request to its answer.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::ext::ReasonPhrase;
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::core::cluster::{Cluster, HistoryEntry};
+use crate::sys::clock;
+
+use super::cluster::{self, Mode};
+use super::health::{self, Query};
+use super::server::{Shared, Usage};
+use super::snapshot::{Command, Reply, Snapshot};
+use super::view::View;
+use super::{json, metrics, page, snapshot, status};
+
+/// A request's body has to be there within this time, however slowly it comes.
+const BODY_MAX: Duration = Duration::from_secs(10);
+const BODY_BYTES_MAX: usize = 64 * 1024;
+const CONFIG_BYTES_MAX: usize = 1024 * 1024;
+/// How long an answer waits for a fresh look at PostgreSQL.
+const LOOK_WITHIN: Duration = Duration::from_millis(500);
+/// No command takes longer; a restart may take as long as recovery does.
+const REPLY_MAX: Duration = Duration::from_secs(3600);
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers one request. Reading never waits for anybody.
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    peer: IpAddr,
+    shared: &Shared,
+    usage: &Usage,
+) -> Answer {
+    let mut answer = match *request.method() {
+        Method::GET => {
+            if first_segment(request.uri().path()) == "patroni" {
+                look(shared).await;
+            }
+            get(request.uri().path(), request.uri().query(), shared)
+        }
+        Method::HEAD | Method::OPTIONS => {
+            let snapshot = shared.snapshot.borrow().clone();
+            let view = View::new(&snapshot, clock::boot());
+            let query = parse_query(request.uri().query());
+            bare(health::passes(request.uri().path(), &query, &view))
+        }
+        _ => match Write::find(request.method(), request.uri().path()) {
+            Some(write) => change(write, request, peer, shared, usage).await,
+            None => error(501, request.method().as_str()),
+        },
+    };
+    let options = shared.options.borrow().clone();
+    for (name, value) in &options.headers {
+        answer.headers_mut().insert(name, value.clone());
+    }
+    answer
+}
+
+/// Members ask here for positions when a leader is chosen: an answer from seconds ago would let a
+/// laggard win. The look is the agent's own, shared by all who ask, and its pace is bounded there.
+async fn look(shared: &Shared) {
+    let asked = clock::boot();
+    let mut snapshot = shared.snapshot.clone();
+    let running = |s: &Snapshot| s.postmaster_alive && s.probe.is_some();
+    if !running(&snapshot.borrow()) {
+        return;
+    }
+    shared.look.notify_one();
+    let fresh =
+        snapshot.wait_for(|s| !running(s) || s.probe.as_ref().is_some_and(|p| p.1 >= asked));
+    // A server that does not answer in time is shown as it was seen last.
+    let _ = tokio::time::timeout(LOOK_WITHIN, fresh).await;
+}
+
+fn get(path: &str, query: Option<&str>, shared: &Shared) -> Answer {
+    let snapshot = shared.snapshot.borrow().clone();
+    let view = View::new(&snapshot, clock::boot());
+    let query = parse_query(query);
+    match first_segment(path) {
+        "liveness" => bare(health::is_alive(&view)),
+        "readiness" => bare(health::is_ready(&query, &view)),
+        "patroni" => document(200, &status::document(&view)),
+        "metrics" => text(200, metrics::page(&view), "text/plain"),
+        "cluster" => of_cluster(&view, |cluster| {
+            document(200, &cluster::document(cluster, mode(&snapshot), &snapshot.scope))
+        }),
+        "history" => of_cluster(&view, |cluster| document(200, &history(&cluster.history))),
+        "config" => of_cluster(&view, |cluster| match config(cluster) {
+            Some(config) => document(200, &config),
+            None => error(502, "GET"),
+        }),
+        "failsafe" => match &snapshot.failsafe {
+            Some(members) => document(200, members),
+            None => error(502, "GET"),
+        },
+        "explain" => document(200, &explain(&snapshot)),
+        _ => {
+            let passes = health::passes(path, &query, &view);
+            document(if passes { 200 } else { 503 }, &status::document(&view))
+        }
+    }
+}
+
+/// What the store said, or 503 when that is too old to be repeated.
+fn of_cluster(view: &View, answer: impl FnOnce(&Cluster) -> Answer) -> Answer {
+    view.cluster.map_or_else(|| error(503, "GET"), answer)
+}
+
+fn mode(snapshot: &Snapshot) -> Mode {
+    Mode {
+        synchronous: snapshot.settings.synchronous_mode,
+        standby_cluster: snapshot.standby_cluster,
+        paused: snapshot.settings.paused,
+    }
+}
+
+fn config(cluster: &Cluster) -> Option<Value> {
+    serde_json::from_str(&cluster.config.as_ref()?.value).ok()
+}
+
+fn history(entries: &[HistoryEntry]) -> Value {
+    let line = |entry: &HistoryEntry| {
+        let mut line = vec![json!(entry.timeline), json!(entry.lsn.0), json!(entry.reason)];
+        line.extend(entry.timestamp.iter().map(|t| json!(t)));
+        line.extend(entry.new_leader.iter().map(|l| json!(l)));
+        Value::Array(line)
+    };
+    entries.iter().map(line).collect()
+}
+
+/// What the agent decided last and why, and who else could lead: what `pgvigilctl explain` shows.
+fn explain(snapshot: &Snapshot) -> Value {
+    let candidates = snapshot.candidates.iter().map(|member| {
+        json!({
+            "name": member.name,
+            "behind_bytes": member.behind_bytes,
+            "obstacles": member.obstacles,
+        })
+    });
+    json!({
+        "rule": snapshot.rule,
+        "why": snapshot.why,
+        "candidates": candidates.collect::<Vec<_>>(),
+        "decisions": snapshot.explain,
+    })
+}
+
+/// A request that changes something, before its body is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Write {
+    PatchConfig,
+    PutConfig,
+    Reload,
+    Restart,
+    DeleteRestart,
+    Reinitialize,
+    Switchover,
+    Failover,
+    DeleteSwitchover,
+}
+
+impl Write {
+    fn find(method: &Method, path: &str) -> Option<Write> {
+        match (method.as_str(), first_segment(path)) {
+            ("PATCH", "config") => Some(Write::PatchConfig),
+            ("PUT", "config") => Some(Write::PutConfig),
+            ("POST", "reload") => Some(Write::Reload),
+            ("POST", "restart") => Some(Write::Restart),
+            ("DELETE", "restart") => Some(Write::DeleteRestart),
+            ("POST", "reinitialize") => Some(Write::Reinitialize),
+            ("POST", "switchover") => Some(Write::Switchover),
+            ("POST", "failover") => Some(Write::Failover),
+            ("DELETE", "switchover") => Some(Write::DeleteSwitchover),
+            _ => None,
+        }
+    }
+
+    /// The command with its body; `Err` is the status of the error page.
+    async fn read(self, request: Request<Incoming>) -> Result<Command, u16> {
+        Ok(match self {
+            Write::PatchConfig => Command::PatchConfig(object(request, CONFIG_BYTES_MAX).await?),
+            Write::PutConfig => Command::PutConfig(object(request, CONFIG_BYTES_MAX).await?),
+            Write::Reload => Command::Reload,
+            Write::Restart => Command::Restart(optional_object(request).await?),
+            Write::DeleteRestart => Command::DeleteRestart,
+            Write::Reinitialize => Command::Reinitialize(optional_object(request).await?),
+            Write::Switchover => Command::Switchover(object(request, BODY_BYTES_MAX).await?),
+            Write::Failover => Command::Failover(object(request, BODY_BYTES_MAX).await?),
+            Write::DeleteSwitchover => Command::DeleteSwitchover,
+        })
+    }
+}
+
+async fn change(
+    write: Write,
+    request: Request<Incoming>,
+    peer: IpAddr,
+    shared: &Shared,
+    usage: &Usage,
+) -> Answer {
+    let method = request.method().to_string();
+    let access = shared.options.borrow().access.clone();
+    if !access.admits(peer, &member_hosts(shared)).await {
+        return text(403, "Access is denied", "text/html");
+    }
+    let header = request.headers().get(hyper::header::AUTHORIZATION);
+    if let Err(reason) = access.authenticates(header.map(HeaderValue::as_bytes)) {
+        let mut answer = text(401, reason, "text/html");
+        let realm = HeaderValue::from_static("Basic realm=\"Patroni\"");
+        answer.headers_mut().insert(WWW_AUTHENTICATE, realm);
+        return answer;
+    }
+    let command = match write.read(request).await {
+        Ok(command) => command,
+        Err(status) => return error(status, &method),
+    };
+    tracing::info!(?write, %peer, "command received over HTTP");
+    let _busy = usage.begin();
+    match forward(command, shared).await {
+        Reply { status, body, .. } if status >= 400 && body.is_empty() => error(status, &method),
+        Reply { status, body, json: true } => text(status, body, "application/json"),
+        Reply { status, body, json: false } => text(status, body, "text/html"),
+    }
+}
+
+/// The agent's reply, or 503 when it has too much to do, gave up or takes too long.
+async fn forward(command: Command, shared: &Shared) -> Reply {
+    let (reply, answer) = oneshot::channel();
+    if shared.requests.try_send(snapshot::Request { command, reply }).is_err() {
+        return Reply::error(503);
+    }
+    match timeout(REPLY_MAX, answer).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(_)) | Err(_) => Reply::error(503),
+    }
+}
+
+fn member_hosts(shared: &Shared) -> Vec<String> {
+    let snapshot = shared.snapshot.borrow().clone();
+    let members = snapshot.cluster.iter().flat_map(|c| c.members.values());
+    members.filter_map(|m| Some(cluster::address(&m.api_url)?.0.to_owned())).collect()
+}
+
+/// A body that has to be there and to be a JSON object that asks for something.
+async fn object(request: Request<Incoming>, bytes_max: usize) -> Result<Value, u16> {
+    if !request.headers().contains_key(CONTENT_LENGTH) {
+        return Err(411);
+    }
+    match serde_json::from_slice(&bytes(request, bytes_max).await?) {
+        Ok(Value::Object(fields)) if !fields.is_empty() => Ok(Value::Object(fields)),
+        _ => Err(400),
+    }
+}
+
+/// A JSON object; no body means an empty one.
+async fn optional_object(request: Request<Incoming>) -> Result<Value, u16> {
+    let empty = || Value::Object(Map::new());
+    if !request.headers().contains_key(CONTENT_LENGTH) {
+        return Ok(empty());
+    }
+    let bytes = bytes(request, BODY_BYTES_MAX).await?;
+    match serde_json::from_slice(&bytes) {
+        _ if bytes.is_empty() => Ok(empty()),
+        Ok(fields @ Value::Object(_)) => Ok(fields),
+        _ => Err(400),
+    }
+}
+
+async fn bytes(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, u16> {
+    let announced = request.body().size_hint().lower();
+    if announced > bytes_max as u64 {
+        return Err(413);
+    }
+    let body = std::pin::pin!(Limited::new(request.into_body(), bytes_max).collect());
+    match timeout(BODY_MAX, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => Err(400),
+        Err(_) => Err(408),
+    }
+}
+
+/// Patroni's routing: leading slashes do not count, what follows the first segment neither.
+fn first_segment(path: &str) -> &str {
+    path.trim_start_matches('/').split('/').next().unwrap_or_default()
+}
+
+/// Query parameters, the first of each name; those without a value do not count.
+fn parse_query(query: Option<&str>) -> Query {
+    let mut out = Query::new();
+    for pair in query.unwrap_or_default().split('&') {
+        if let Some((name, value)) = pair.split_once('=').filter(|(_, value)| !value.is_empty()) {
+            out.entry(percent_decode(name)).or_insert_with(|| percent_decode(value));
+        }
+    }
+    out
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        let digit = |i: usize| char::from(*tail.get(i)?).to_digit(16);
+        match (first, digit(0).zip(digit(1))) {
+            (b'%', Some((high, low))) => {
+                out.push((high * 16 + low) as u8);
+                rest = &tail[2..];
+            }
+            (b'+', _) => out.push(b' '),
+            (other, _) => out.push(*other),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn document(status: u16, value: &Value) -> Answer {
+    text(status, json::python(value), "application/json")
+}
+
+/// A status and nothing else: what load balancers and Kubernetes read.
+fn bare(passes: bool) -> Answer {
+    let mut answer = Response::new(Full::default());
+    let fails = StatusCode::SERVICE_UNAVAILABLE;
+    *answer.status_mut() = if passes { StatusCode::OK } else { fails };
+    answer
+}
+
+fn text(status: u16, body: impl Into<Bytes>, kind: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = code(status);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+/// The error page; the connection ends with it, because the request's body may be unread.
+fn error(status: u16, method: &str) -> Answer {
+    let (reason, body) = page::error(status, method);
+    let mut answer = text(status, body, "text/html;charset=utf-8");
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    if let Ok(reason) = ReasonPhrase::try_from(reason) {
+        answer.extensions_mut().insert(reason);
+    }
+    answer
+}
+
+fn code(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
