@@ -2,6 +2,7 @@
 //! more than one. docs/ARCHITECTURE.md tells how the rooms below fit together;
 //! `tests/tidy.rs` holds the directions in which they may use each other.
 
+pub mod agent;
 pub mod api;
 pub mod config;
 pub mod core;

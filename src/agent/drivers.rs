@@ -1,0 +1,199 @@
+//! The doers that actions, duties and requests share.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::api::auth::Credentials;
+use crate::api::snapshot::Snapshot;
+use crate::config::{self, Effective, Local, Role};
+use crate::core::cluster::{Cluster, Initialize};
+use crate::core::settings::Settings;
+use crate::core::time::Boot;
+use crate::core::view::Work;
+use crate::dcs::{Dcs, DcsError};
+use crate::postgres::{control, files};
+use crate::sys::clock;
+
+use super::events::{Event, Fact};
+use super::lease::Leases;
+use super::orders::Supervisor;
+use super::world::job_id;
+
+/// Configuration in force.
+#[derive(Debug)]
+pub struct Setup {
+    pub local: Arc<Local>,
+    /// `/config`, or `bootstrap.dcs` as long as there is none.
+    pub dynamic: Value,
+    pub primary: Effective,
+    pub replica: Effective,
+}
+
+impl Setup {
+    pub fn new(local: Arc<Local>, dynamic: Value, patroni_members: bool) -> Setup {
+        let floor = if patroni_members { config::PATRONI_TTL_FLOOR_S } else { config::TTL_FLOOR_S };
+        let (primary, warnings) = config::effective(&local, &dynamic, Role::Primary, floor);
+        let (replica, _) = config::effective(&local, &dynamic, Role::Replica, floor);
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        Setup { local, dynamic, primary, replica }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.primary.settings
+    }
+
+    pub fn role(&self, primary: bool) -> &Effective {
+        if primary { &self.primary } else { &self.replica }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        PathBuf::from(&self.local.postgresql.data_dir)
+    }
+}
+
+/// Where the local configuration comes from: read again on reload, with the variables of the start.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    pub path: Option<PathBuf>,
+    pub environment: BTreeMap<String, String>,
+}
+
+pub struct Drivers {
+    origin: Origin,
+    pub dcs: Dcs,
+    pub events: mpsc::Sender<Event>,
+    pub supervisor: Supervisor,
+    pub leases: Arc<Leases>,
+    /// Read the cluster now.
+    pub refresh: Notify,
+    /// Ask PostgreSQL now.
+    pub probe_now: Arc<Notify>,
+    /// What was published last.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    setup: Mutex<(Arc<Setup>, i64, bool)>,
+    jobs: AtomicU32,
+}
+
+impl Drivers {
+    pub fn new(
+        origin: Origin,
+        dcs: Dcs,
+        supervisor: Supervisor,
+        leases: Arc<Leases>,
+        events: mpsc::Sender<Event>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        setup: Setup,
+    ) -> Arc<Drivers> {
+        Arc::new(Drivers {
+            origin,
+            dcs,
+            supervisor,
+            leases,
+            events,
+            snapshots,
+            refresh: Notify::new(),
+            probe_now: Arc::default(),
+            setup: Mutex::new((Arc::new(setup), 0, false)),
+            jobs: AtomicU32::new(0),
+        })
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, (Arc<Setup>, i64, bool)> {
+        self.setup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn setup(&self) -> Arc<Setup> {
+        self.locked().0.clone()
+    }
+
+    /// Takes `/config` into force; false when nothing changed. Text that is no JSON object is
+    /// refused and the old one stays.
+    pub fn take_dynamic(&self, cluster: &Cluster, patroni_members: bool) -> bool {
+        let Some(stored) = &cluster.config else { return false };
+        let mut slot = self.locked();
+        if slot.1 == stored.mod_revision && slot.2 == patroni_members {
+            return false;
+        }
+        let known = slot.1;
+        slot.1 = stored.mod_revision;
+        slot.2 = patroni_members;
+        let Some(dynamic) = serde_json::from_str(&stored.value).ok().filter(Value::is_object)
+        else {
+            tracing::error!("the key /config holds no JSON object; the old configuration stays");
+            return false;
+        };
+        if slot.0.dynamic == dynamic && known != 0 && slot.2 == patroni_members {
+            return false;
+        }
+        slot.0 = Arc::new(Setup::new(slot.0.local.clone(), dynamic, patroni_members));
+        let (dir, dynamic) = (slot.0.data_dir(), slot.0.dynamic.clone());
+        drop(slot);
+        if belongs(&dir, cluster)
+            && let Err(error) = files::write_dynamic(&dir, &dynamic)
+        {
+            tracing::warn!(%error, "the dynamic configuration could not be cached");
+        }
+        true
+    }
+
+    /// Reads the local configuration again; on errors nothing changes.
+    pub fn reload(&self) -> Result<(), Vec<String>> {
+        let loaded = config::load(self.origin.path.as_deref(), &self.origin.environment)
+            .map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let mut slot = self.locked();
+        let fixed = |l: &Local| (l.name.clone(), l.scope.clone(), l.postgresql.data_dir.clone());
+        if fixed(&loaded.local) != fixed(&slot.0.local) {
+            return Err(vec![
+                "name, scope and postgresql.data_dir cannot change without a restart".to_owned(),
+            ]);
+        }
+        let (dynamic, patroni) = (slot.0.dynamic.clone(), slot.2);
+        slot.0 = Arc::new(Setup::new(Arc::new(loaded.local), dynamic, patroni));
+        Ok(())
+    }
+
+    pub fn next_job(&self, work: Option<Work>) -> u64 {
+        let number = self.jobs.fetch_add(1, Ordering::Relaxed) + 1;
+        job_id(self.supervisor.generation(), work, number)
+    }
+
+    /// A fresh look at the whole cluster.
+    pub async fn read_cluster(&self) -> Result<(Box<Cluster>, Boot, Boot), DcsError> {
+        let sent_at = clock::boot();
+        let within = self.setup().settings().retry_timeout;
+        let cluster = self.dcs.read(within).await?;
+        Ok((Box::new(cluster), sent_at, clock::boot()))
+    }
+
+    /// What the loop must know before it decides again after a write.
+    pub async fn cluster_fact(&self) -> Result<Fact, DcsError> {
+        let (cluster, sent_at, received_at) = self.read_cluster().await?;
+        Ok(Fact::Cluster { cluster, sent_at, received_at })
+    }
+
+    /// Credentials for requests to other members.
+    pub fn peer_credentials(&self) -> Option<Credentials> {
+        let setup = self.setup();
+        let own = setup.local.restapi.authentication.as_ref();
+        own.map(|c| Credentials { username: c.username.clone(), password: c.password.clone() })
+    }
+}
+
+/// What is cached in a data directory is of the cluster that it belongs to.
+fn belongs(data_dir: &Path, cluster: &Cluster) -> bool {
+    let Ok(control) = control::read(data_dir) else { return false };
+    match &cluster.initialize {
+        Initialize::Done(expected) => control.system_identifier.to_string() == *expected,
+        Initialize::Absent | Initialize::InProgress => true,
+    }
+}

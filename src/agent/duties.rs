@@ -1,0 +1,371 @@
+//! What every member does beside its decisions: publish its document; what every leader does:
+//! publish its position, keep slots and history; and bring changed configuration to the server.
+//! None of it is urgent, none of it may hold a decision up.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::core::PATRONI_VERSION;
+use crate::core::cluster::{HistoryEntry, Status, Tenure};
+use crate::core::database::Probe;
+use crate::core::decision::Upstream;
+use crate::core::time::Boot;
+use crate::core::timeline::History;
+use crate::core::view::{OwnLease, View};
+use crate::dcs::documents::{self, MemberDocument};
+use crate::dcs::{Key, Write};
+use crate::link::order::{Order, PgSignal};
+use crate::postgres::conninfo;
+use crate::postgres::slots::slot_name;
+use crate::sys::clock;
+
+use super::drivers::Drivers;
+use super::events::{Event, Fact};
+use super::executor::{self, ActionError, chain};
+use super::publish::{role_word, state_word};
+use super::store::{commit, under};
+use super::turn::Turn;
+use super::{server, sql};
+
+const SQL_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// One round of duties, computed in the loop, carried out beside it.
+struct Round {
+    drivers: Arc<Drivers>,
+    member: Option<(String, OwnLease)>,
+    leader: Option<Leader>,
+    slots: Slots,
+}
+
+struct Leader {
+    tenure: Tenure,
+    status: Option<String>,
+    /// The timeline whose history is not published yet, with what is known of older ones.
+    history: Option<(u32, Vec<HistoryEntry>)>,
+}
+
+#[derive(Default)]
+struct Slots {
+    create: Vec<String>,
+    drop: Vec<String>,
+}
+
+/// What the server is, for its configuration files.
+pub struct Role {
+    primary: bool,
+    upstream: Option<Upstream>,
+    sync_names: Option<String>,
+}
+
+/// Starts a round if something is due.
+pub fn start(turn: &mut Turn, now: Boot) {
+    checkpoint_after_promotion(turn);
+    let view = turn.world.view(now, clock::wall());
+    let due = now.since(turn.duties_at) >= turn.world.settings.loop_wait;
+    let round = Round {
+        drivers: turn.drivers.clone(),
+        member: member(turn, due),
+        leader: leader(turn, &view, due),
+        slots: slots(turn, &view, due),
+    };
+    if due {
+        turn.duties_at = now;
+    }
+    let idle = round.member.is_none()
+        && round.leader.is_none()
+        && round.slots.create.is_empty()
+        && round.slots.drop.is_empty();
+    if !idle {
+        turn.duties = Some(tokio::spawn(round.run()));
+    }
+}
+
+/// The first checkpoint of a new timeline, once; it may take long, so that it is no duty of a
+/// round.
+fn checkpoint_after_promotion(turn: &mut Turn) {
+    let timeline = turn.world.awaits_checkpoint();
+    if timeline.is_none() || timeline == turn.checkpointed {
+        return;
+    }
+    turn.checkpointed = timeline;
+    let drivers = turn.drivers.clone();
+    tokio::spawn(async move { executor::checkpoint(&drivers, executor::AFTER_PROMOTION).await });
+}
+
+/// The member document, at once when more than a position changed, else every `loop_wait`.
+fn member(turn: &Turn, due: bool) -> Option<(String, OwnLease)> {
+    let lease = turn.world.lease()?;
+    let document = member_document(turn);
+    if let Some((written, lease_id)) = &turn.world.member_written
+        && *lease_id == lease.id
+    {
+        let moved_only = documents::moved_only(written.as_bytes(), document.as_bytes());
+        if *written == document || (moved_only && !due) {
+            return None;
+        }
+    }
+    Some((document, lease))
+}
+
+fn member_document(turn: &Turn) -> String {
+    let world = &turn.world;
+    let setup = turn.drivers.setup();
+    let pg = &setup.local.postgresql;
+    let rest = &setup.local.restapi.connect_address;
+    let probe = world.probe().map(|(probe, _)| probe);
+    let probe = probe.as_deref();
+    let recovering = probe.is_some_and(|p| p.in_recovery);
+    let proxy = pg.proxy_address.as_ref();
+    documents::member_json(&MemberDocument {
+        conn_url: conninfo::url(&pg.connect_address.host, pg.connect_address.port, "postgres"),
+        api_url: format!("http://{}/patroni", rest),
+        state: state_word(world).to_owned(),
+        role: role_word(world).to_owned(),
+        version: PATRONI_VERSION.to_owned(),
+        proxy_url: proxy.map(|p| conninfo::url(&p.host, p.port, "postgres")),
+        awaits_checkpoint: world.awaits_checkpoint().is_some(),
+        tags: setup.local.tag_values.clone().into_iter().collect(),
+        pending_restart: probe.map(|p| p.pending_restart.clone()).unwrap_or_default(),
+        xlog_location: probe.and_then(crate::core::view::position),
+        replay_lsn: probe.and_then(|p| p.replay_lsn).filter(|_| recovering),
+        receive_lsn: probe.and_then(|p| p.receive_lsn).filter(|_| recovering),
+        replication_state: probe.and_then(replication_state),
+        timeline: probe.map(|p| p.timeline),
+        scheduled_restart: scheduled_restart(turn, probe),
+        pause: world.settings.paused,
+        vigil_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+    })
+}
+
+/// The planned restart as Patroni publishes it.
+pub fn scheduled_restart(turn: &Turn, probe: Option<&Probe>) -> Option<serde_json::Value> {
+    let started = probe.map(|p| p.postmaster_start_time.as_str()).unwrap_or_default();
+    turn.scheduled_restart.as_ref().map(|plan| plan.published(started))
+}
+
+fn replication_state(probe: &Probe) -> Option<String> {
+    let streaming = probe.wal_receiver.as_ref().is_some_and(|r| r.status == "streaming");
+    (probe.in_recovery && streaming).then(|| "streaming".to_owned())
+}
+
+fn leader(turn: &mut Turn, view: &View, due: bool) -> Option<Leader> {
+    let tenure = view.guard.tenure.filter(|_| view.holds_key() && view.is_primary())?;
+    let probe = view.probe()?;
+    let status = due.then(|| documents::status_json(&status(view, probe)));
+    let status = status.filter(|s| turn.world.status_written.as_ref() != Some(s));
+    let known = view.cluster()?.history.last().map_or(0, |h| h.timeline);
+    let history = (probe.timeline > 1
+        && known != probe.timeline - 1
+        && turn.world.history_written != Some(probe.timeline))
+    .then(|| (probe.timeline, view.cluster().map(|c| c.history.clone()).unwrap_or_default()));
+    (status.is_some() || history.is_some()).then_some(Leader { tenure, status, history })
+}
+
+fn status(view: &View, probe: &Probe) -> Status {
+    let mut slots: BTreeMap<_, _> = probe
+        .slots
+        .iter()
+        .filter_map(|s| Some((s.name.clone(), s.confirmed_flush_lsn.or(s.restart_lsn)?)))
+        .collect();
+    let own = slot_name(&view.name);
+    slots.extend(probe.flush_lsn.map(|lsn| (own, lsn)));
+    let members = view.cluster().map(|c| c.members.keys().map(|m| slot_name(m)).collect());
+    Status { optime: probe.flush_lsn, slots, retain_slots: members.unwrap_or_default() }
+}
+
+/// A leader keeps a physical slot for every member that streams from it; a replica keeps none
+/// that nobody uses, since it would hold WAL for ever. A slot goes when its member has been away
+/// for `member_slots_ttl`.
+fn slots(turn: &mut Turn, view: &View, due: bool) -> Slots {
+    let (Some(probe), Some(cluster)) = (view.probe(), view.cluster()) else {
+        return Slots::default();
+    };
+    if !view.settings.use_slots {
+        return Slots::default();
+    }
+    for member in cluster.members.keys() {
+        turn.members_seen.insert(slot_name(member), view.now);
+    }
+    let present = |name: &str| probe.slots.iter().any(|s| s.name == name);
+    let inactive = |s: &&crate::core::database::Slot| s.kind == "physical" && !s.active;
+    let idle = probe.slots.iter().filter(inactive).map(|s| s.name.clone());
+    if view.is_primary() && view.holds_key() {
+        let create = view
+            .others()
+            .filter(|m| m.tags.replicatefrom.as_ref().is_none_or(|from| *from == view.name))
+            .map(|m| slot_name(&m.name))
+            .filter(|name| !present(name))
+            .collect();
+        let ttl = view.settings.member_slots_ttl;
+        let gone = |name: &String| {
+            turn.members_seen.get(name).is_some_and(|seen| view.now.since(*seen) > ttl)
+        };
+        // A missing slot keeps a replica from streaming: created at once.
+        Slots { create, drop: if due { idle.filter(gone).collect() } else { Vec::new() } }
+    } else {
+        let members = |name: &String| turn.members_seen.contains_key(name);
+        let cascades = view.others().any(|m| m.tags.replicatefrom.as_ref() == Some(&view.name));
+        // A primary that does not see its key just now keeps what its replicas need.
+        let drop = if cascades || !due || !probe.in_recovery {
+            Vec::new()
+        } else {
+            idle.filter(members).collect()
+        };
+        Slots { create: Vec::new(), drop }
+    }
+}
+
+/// Changed configuration is written for what the server is now. Not a duty of a round but a batch:
+/// beside one it would put names back that the batch has just changed.
+pub fn configuration(turn: &mut Turn, view: &View) -> Option<Role> {
+    if !turn.reloaded {
+        return None;
+    }
+    let probe = view.probe()?;
+    turn.reloaded = false;
+    let primary = !probe.in_recovery;
+    let synchronous = view.settings.synchronous_mode != crate::core::settings::SyncMode::Off;
+    let upstream = view.server.upstream.as_ref().map(|url| Upstream {
+        name: view.leader().map(|l| l.name.clone()).unwrap_or_default(),
+        conn_url: url.clone(),
+    });
+    let sync_names = (primary && synchronous).then(|| {
+        view.memory.sync_names.as_ref().unwrap_or(&probe.synchronous_standby_names).clone()
+    });
+    Some(Role { primary, upstream, sync_names })
+}
+
+impl Round {
+    async fn run(self) {
+        let mut facts = Vec::new();
+        let mut failed = false;
+        if let Some((document, lease)) = &self.member {
+            failed |=
+                failed_at("the member key", self.write_member(document, lease, &mut facts).await);
+        }
+        if let Some(leader) = &self.leader {
+            failed |= failed_at("/status", self.write_status(leader, &mut facts).await);
+            failed |= failed_at("/history", self.write_history(leader, &mut facts).await);
+        }
+        failed |= failed_at("replication slots", self.keep_slots().await);
+        // The loop is gone only when the agent ends.
+        let _ = self.drivers.events.send(Event::DutiesDone { facts, failed }).await;
+    }
+
+    async fn write_member(
+        &self,
+        document: &str,
+        lease: &OwnLease,
+        facts: &mut Vec<Fact>,
+    ) -> Result<(), ActionError> {
+        let name = self.drivers.setup().local.name.clone();
+        let write = Write::Put(Key::Member(name), document.to_owned(), lease.id);
+        commit(&self.drivers, &[], &[write]).await?;
+        facts.push(Fact::MemberWritten { document: document.to_owned(), lease_id: lease.id });
+        Ok(())
+    }
+
+    async fn write_status(
+        &self,
+        leader: &Leader,
+        facts: &mut Vec<Fact>,
+    ) -> Result<(), ActionError> {
+        let Some(status) = &leader.status else { return Ok(()) };
+        let write = Write::Put(Key::Status, status.clone(), 0);
+        if commit(&self.drivers, &under(leader.tenure), &[write]).await? {
+            facts.push(Fact::StatusWritten(status.clone()));
+        }
+        Ok(())
+    }
+
+    async fn write_history(
+        &self,
+        leader: &Leader,
+        facts: &mut Vec<Fact>,
+    ) -> Result<(), ActionError> {
+        let Some((timeline, known)) = &leader.history else { return Ok(()) };
+        let setup = self.drivers.setup();
+        let path = setup.data_dir().join("pg_wal").join(format!("{timeline:08X}.history"));
+        let max = setup.settings().max_timelines_history;
+        let entries = entries(&path, *timeline, known, &setup.local.name, max)
+            .map_err(ActionError::Precondition)?;
+        let write = Write::Put(Key::History, documents::history_json(&entries), 0);
+        if commit(&self.drivers, &under(leader.tenure), &[write]).await? {
+            facts.push(Fact::HistoryWritten(*timeline));
+        }
+        Ok(())
+    }
+
+    async fn keep_slots(&self) -> Result<(), ActionError> {
+        if self.slots.create.is_empty() && self.slots.drop.is_empty() {
+            return Ok(());
+        }
+        let mut session = sql::local(&self.drivers.setup(), SQL_WITHIN).await?;
+        for name in &self.slots.create {
+            session.ensure_physical(name, true, SQL_WITHIN).await?;
+        }
+        for name in &self.slots.drop {
+            session.drop_slot(name, SQL_WITHIN).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Brings the files up to date and tells the server.
+pub async fn configure(drivers: Arc<Drivers>, role: Role) {
+    failed_at("the configuration of PostgreSQL", write_files(&drivers, &role).await);
+    // The loop is gone only when the agent ends.
+    let _ = drivers.events.send(Event::Done { facts: Vec::new(), failed: None }).await;
+}
+
+async fn write_files(drivers: &Drivers, role: &Role) -> Result<(), ActionError> {
+    let setup = drivers.setup();
+    let names = role.sync_names.as_deref();
+    if server::write_configuration(&setup, role.primary, role.upstream.as_ref(), names)? {
+        drivers.supervisor.order(Order::Signal(PgSignal::Reload)).await?;
+    }
+    Ok(())
+}
+
+/// True if it failed.
+fn failed_at(what: &str, result: Result<(), ActionError>) -> bool {
+    if let Err(error) = &result {
+        tracing::warn!("{what}: {}", chain(error));
+    }
+    result.is_err()
+}
+
+/// The history file as entries; what older entries know of time and leader is kept.
+fn entries(
+    path: &PathBuf,
+    timeline: u32,
+    known: &[HistoryEntry],
+    name: &str,
+    max: u32,
+) -> Result<Vec<HistoryEntry>, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let history = History::parse(&text, timeline).map_err(|e| e.to_string())?;
+    let now = jiff::Timestamp::from_microsecond(clock::wall().0).unwrap_or_default();
+    let now = now.to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00");
+    let mut all: Vec<HistoryEntry> = history
+        .0
+        .iter()
+        .map(|switch| {
+            let old = known.iter().find(|k| k.timeline == switch.timeline && k.lsn == switch.lsn);
+            let last = switch.timeline + 1 == timeline;
+            old.cloned().unwrap_or_else(|| HistoryEntry {
+                timeline: switch.timeline,
+                lsn: switch.lsn,
+                reason: switch.reason.clone(),
+                timestamp: last.then(|| now.to_string()),
+                new_leader: last.then(|| name.to_owned()),
+            })
+        })
+        .collect();
+    if max > 0 {
+        let extra = all.len().saturating_sub(max as usize);
+        all.drain(..extra);
+    }
+    Ok(all)
+}

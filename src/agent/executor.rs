@@ -1,0 +1,327 @@
+//! Carries out the actions of one decision, in order, and reports what it found out. Every action
+//! is idempotent, carries its own precondition and ends within a bound; what takes long is a job
+//! of the supervisor, whose end arrives as an event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::core::decision::{Action, Upstream};
+use crate::core::view::{View, Work};
+use crate::dcs::DcsError;
+use crate::link::order::{Command, Job, JobKind, Order, PgSignal};
+use crate::postgres::datadir::{self, DataDirError};
+use crate::postgres::durable::{self, FileError};
+use crate::postgres::session::{Session, SessionError};
+use crate::sys::clock;
+
+use super::drivers::Drivers;
+use super::events::{Event, Fact};
+use super::inspect::rewind_marker;
+use super::lease::LeaseError;
+use super::orders::OrderError;
+use super::server::{self, ServerError};
+use super::sql::{self, LeaderError};
+use super::{bootstrap, hooks, peers, replica, store};
+
+/// A checkpoint before a planned stop shortens the stop; one that takes longer is not waited for.
+const BEFORE_STOP: Duration = Duration::from_secs(60);
+
+/// Nobody waits for the one after a promotion but those who want to rewind.
+pub const AFTER_PROMOTION: Duration = Duration::from_secs(3600);
+
+/// Reading the leader's history is one round trip.
+const LEADER_WITHIN: Duration = Duration::from_secs(3);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ActionError {
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    #[error(transparent)]
+    Store(#[from] DcsError),
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Sql(#[from] SessionError),
+    #[error(transparent)]
+    Leader(#[from] LeaderError),
+    #[error("{0}")]
+    Precondition(String),
+}
+
+/// Runs the batch; its end is always reported, also after a panic in a driver.
+pub async fn carry_out(drivers: Arc<Drivers>, view: View, actions: Vec<Action>) {
+    let events = drivers.events.clone();
+    let work = tokio::spawn(async move {
+        let mut facts = Vec::new();
+        for action in actions {
+            let name = label(&action);
+            if let Err(error) = act(&drivers, &view, action, &mut facts).await {
+                return (facts, Some(format!("{name}: {}", chain(&error))));
+            }
+        }
+        (facts, None)
+    });
+    let (facts, failed) = match work.await {
+        Ok(ended) => ended,
+        Err(error) => (Vec::new(), Some(format!("internal error: {error}"))),
+    };
+    report(&events, Event::Done { facts, failed }).await;
+}
+
+async fn report(events: &mpsc::Sender<Event>, event: Event) {
+    // The loop is gone only when the agent ends.
+    let _ = events.send(event).await;
+}
+
+/// An error with all its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The action's name for messages, without its contents.
+fn label(action: &Action) -> String {
+    let text = format!("{action:?}");
+    text.split([' ', '{', '(']).next().unwrap_or_default().to_owned()
+}
+
+async fn act(
+    d: &Drivers,
+    v: &View,
+    action: Action,
+    facts: &mut Vec<Fact>,
+) -> Result<(), ActionError> {
+    match action {
+        Action::AskPeers => facts.push(peers::ask(d, v).await),
+        Action::Campaign => order(d, Order::Campaign).await?,
+        Action::Withdraw => order(d, Order::Withdraw).await?,
+        Action::Pause { tenure, revision } => {
+            order(d, Order::Pause { tenure, revision }).await?;
+        }
+        Action::Resume => resume(d, v).await?,
+        Action::ConfirmOwn => d.leases.confirm(v.settings.retry_timeout).await?,
+        Action::ReletLease { tenure, ttl } => {
+            let moved = d.leases.relet(tenure, &v.name, ttl, v.settings.retry_timeout).await;
+            // Whatever happened: look before deciding again.
+            facts.push(d.cluster_fact().await?);
+            moved?;
+        }
+        Action::LeaseLost { tenure } => order(d, Order::LeaseLost { tenure }).await?,
+        Action::Fence { reason } => order(d, Order::Fence { reason }).await?,
+        Action::Sealed => order(d, Order::Sealed).await?,
+        Action::Release { tenure } => order(d, Order::Release { tenure }).await?,
+        Action::CancelWork => cancel(d, v).await?,
+        Action::StopFast => stop(d, v, PgSignal::FastStop, facts).await?,
+        Action::StopImmediate => stop(d, v, PgSignal::ImmediateStop, facts).await?,
+        Action::Goodbye => {
+            order(d, Order::Goodbye { failed: false }).await?;
+            facts.push(Fact::SaidGoodbye);
+        }
+        Action::GiveUp { reason } => facts.push(Fact::GiveUp(reason)),
+        Action::Adopt { pid, standby } => order(d, Order::Adopt { pid, standby }).await?,
+        Action::RestartDone => facts.push(Fact::RestartDone),
+        Action::StartStandby { upstream } => start_standby(d, upstream, facts).await?,
+        Action::StartPrimary => start_primary(d, v).await?,
+        Action::Promote => promote(d, v).await?,
+        Action::Follow { upstream } => follow(d, upstream, facts).await?,
+        Action::Reload => order(d, Order::Signal(PgSignal::Reload)).await?,
+        Action::Checkpoint => checkpoint(d, BEFORE_STOP).await,
+        Action::SetSyncNames { names } => set_sync_names(d, &names).await?,
+        Action::FetchHistory { from, timeline } => fetch_history(d, &from, timeline, facts).await?,
+        Action::Initdb => bootstrap::initdb(d).await?,
+        Action::PrepareBootstrap => {
+            bootstrap::prepare(d)?;
+            facts.push(Fact::Inspect);
+        }
+        Action::RaceInitialize => bootstrap::race(d, facts).await?,
+        Action::AbortBootstrap => bootstrap::abort(d, facts).await?,
+        Action::FinishBootstrap => bootstrap::finish(d, v, facts).await?,
+        Action::AdoptInitialize => bootstrap::adopt(d, v, facts).await?,
+        Action::CreateReplica { method, from } => {
+            let command = replica::create(&d.setup(), &method, from.as_ref())?;
+            run_data_job(d, Work::BaseBackup, command).await?;
+            facts.push(Fact::ReinitializeBegun);
+        }
+        Action::Rewind { from } => rewind(d, &from).await?,
+        Action::RewindDone => {
+            durable::remove(&rewind_marker(&d.setup().data_dir()))?;
+            facts.push(Fact::Inspect);
+        }
+        Action::RemoveData { reason } => remove_data(d, v, &reason, facts).await?,
+        write => store::write(d, v, write, facts).await?,
+    }
+    Ok(())
+}
+
+async fn order(d: &Drivers, order: Order) -> Result<(), ActionError> {
+    d.supervisor.order(order).await?;
+    Ok(())
+}
+
+/// The supervisor freezes what is resumed without fresh proof: then it had better stay paused.
+async fn resume(d: &Drivers, v: &View) -> Result<(), ActionError> {
+    d.leases.confirm(v.settings.retry_timeout).await?;
+    let sent_at = d.supervisor.state().sent_at;
+    if sent_at.is_none_or(|at| clock::boot().since(at) > v.guard.fresh / 2) {
+        let text = "the confirmation of the lease took too long".to_owned();
+        return Err(ActionError::Precondition(text));
+    }
+    order(d, Order::Resume).await
+}
+
+async fn cancel(d: &Drivers, v: &View) -> Result<(), ActionError> {
+    match v.job {
+        Some(job) => order(d, Order::CancelJob { id: job.id }).await,
+        None => Ok(()),
+    }
+}
+
+async fn stop(
+    d: &Drivers,
+    v: &View,
+    signal: PgSignal,
+    facts: &mut Vec<Fact>,
+) -> Result<(), ActionError> {
+    let Some(postmaster) = v.server.postmaster else { return Ok(()) };
+    if postmaster.stopping_since.is_none() {
+        hooks::before_stop(d).await;
+    }
+    order(d, Order::Signal(signal)).await?;
+    facts.push(Fact::StopAsked { pid: postmaster.pid, at: clock::boot() });
+    Ok(())
+}
+
+/// A job on the data directory; its end is seen in the supervisor's state.
+pub async fn run_data_job(d: &Drivers, work: Work, command: Command) -> Result<(), ActionError> {
+    let id = d.next_job(Some(work));
+    order(d, Order::RunJob(Job { id, kind: JobKind::Data, command })).await
+}
+
+/// Marked before it begins: until it ends well nothing is started from the directory.
+async fn rewind(d: &Drivers, from: &Upstream) -> Result<(), ActionError> {
+    server::set_role(&d.setup(), true)?;
+    let command = server::rewind(&d.setup(), from)?;
+    durable::write(&rewind_marker(&d.setup().data_dir()), b"", None)?;
+    run_data_job(d, Work::Rewind, command).await
+}
+
+async fn start_standby(
+    d: &Drivers,
+    upstream: Option<Upstream>,
+    facts: &mut Vec<Fact>,
+) -> Result<(), ActionError> {
+    let setup = d.setup();
+    server::write_configuration(&setup, false, upstream.as_ref(), None)?;
+    server::set_role(&setup, false)?;
+    order(d, Order::StartStandby(server::postmaster(&setup, false)?)).await?;
+    facts.push(Fact::Upstream(upstream.map(|u| u.conn_url)));
+    Ok(())
+}
+
+async fn start_primary(d: &Drivers, v: &View) -> Result<(), ActionError> {
+    let setup = d.setup();
+    // The names in force before a crash stay in force after it: a restart must not open a window
+    // in which commits are acknowledged without the standby that /sync still names.
+    let names = store::names_of_sync_key(v);
+    server::write_configuration(&setup, true, None, names.as_deref())?;
+    server::set_role(&setup, true)?;
+    order(d, Order::StartPrimary(server::postmaster(&setup, true)?)).await
+}
+
+async fn promote(d: &Drivers, v: &View) -> Result<(), ActionError> {
+    hooks::pre_promote(d).await?;
+    let setup = d.setup();
+    // /sync names nobody but us now (the rule saw to it): only strict mode has names in force.
+    let names = store::names_of_sync_key(v);
+    server::write_configuration(&setup, true, None, names.as_deref())?;
+    order(d, Order::Signal(PgSignal::Reload)).await?;
+    order(d, Order::Promote(server::promote(&setup)?)).await
+}
+
+async fn follow(
+    d: &Drivers,
+    upstream: Option<Upstream>,
+    facts: &mut Vec<Fact>,
+) -> Result<(), ActionError> {
+    let changed = server::write_configuration(&d.setup(), false, upstream.as_ref(), None)?;
+    if changed {
+        order(d, Order::Signal(PgSignal::Reload)).await?;
+    }
+    facts.push(Fact::Upstream(upstream.map(|u| u.conn_url)));
+    Ok(())
+}
+
+pub async fn checkpoint(d: &Drivers, within: Duration) {
+    let work = async {
+        let target = sql::local_target(&d.setup(), Duration::ZERO);
+        let mut session = Session::connect(&target, LEADER_WITHIN).await?;
+        session.checkpoint(within).await
+    };
+    // It only makes something that follows shorter.
+    if let Err(error) = work.await {
+        tracing::warn!("the checkpoint failed: {}", chain(&error));
+    }
+}
+
+async fn set_sync_names(d: &Drivers, names: &str) -> Result<(), ActionError> {
+    server::write_configuration(&d.setup(), true, None, Some(names))?;
+    order(d, Order::Signal(PgSignal::Reload)).await
+}
+
+async fn fetch_history(
+    d: &Drivers,
+    from: &Upstream,
+    timeline: u32,
+    facts: &mut Vec<Fact>,
+) -> Result<(), ActionError> {
+    let mut session = sql::leader(&d.setup(), from, LEADER_WITHIN).await?;
+    let leader = session.leader(LEADER_WITHIN).await?;
+    if leader.timeline != timeline {
+        let (name, there) = (&from.name, leader.timeline);
+        let text = format!("{name} is on timeline {there}, its member key says {timeline}");
+        return Err(ActionError::Precondition(text));
+    }
+    match leader.history {
+        Some(history) => facts.push(Fact::History { timeline, history }),
+        None => {
+            let text = format!("{} has no history file of timeline {timeline}", from.name);
+            return Err(ActionError::Precondition(text));
+        }
+    }
+    Ok(())
+}
+
+async fn remove_data(
+    d: &Drivers,
+    v: &View,
+    reason: &str,
+    facts: &mut Vec<Fact>,
+) -> Result<(), ActionError> {
+    let dir = d.setup().data_dir();
+    if v.server.postmaster.is_some() || v.guard.populated {
+        let text = "the data directory is in use".to_owned();
+        return Err(ActionError::Precondition(text));
+    }
+    tracing::warn!("Removing data directory: {} ({reason})", dir.display());
+    let removal = tokio::task::spawn_blocking(move || datadir::remove_contents(&dir)).await;
+    removal.map_err(|e| ActionError::Precondition(e.to_string()))??;
+    durable::remove(&rewind_marker(&d.setup().data_dir()))?;
+    facts.push(Fact::ReinitializeBegun);
+    Ok(())
+}

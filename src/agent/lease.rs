@@ -1,0 +1,315 @@
+//! The member's lease: granted once, renewed on our own cadence while the last decision permits,
+//! and turned into confirmations for the supervisor while we hold the leader key.
+//!
+//! A confirmation is: a keepalive sent at `s` was answered with TTL > 0, and a linearizable read
+//! *after it* shows the leader key with our tenure, under the raft term of the keepalive's answer
+//! (a leader of the store that was paused answers keepalives from memory; a read under the same
+//! term proves that it had not been replaced). All deadlines count from `s`. One keepalive is
+//! outstanding at a time: the mutex below.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, watch};
+
+use crate::core::cluster::Tenure;
+use crate::core::guard::Phase;
+use crate::core::time::Boot;
+use crate::core::view::OwnLease;
+use crate::dcs::{Dcs, DcsError, Key, Renewed, Write};
+use crate::link::order::{Confirmation, Order};
+use crate::sys::clock;
+
+use super::events::Event;
+use super::orders::{OrderError, Supervisor};
+use super::store::under;
+
+/// What the last decision permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Renew no longer than until here.
+    pub until: Boot,
+    pub ttl: Duration,
+    /// Pause between renewals.
+    pub cadence: Duration,
+    /// All endpoints of the store must fit into this.
+    pub within: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    #[error(transparent)]
+    Store(#[from] DcsError),
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    #[error("the lease has expired")]
+    Expired,
+    #[error("the store's leader changed during the renewal")]
+    TermChanged,
+    #[error("the leader key is not ours")]
+    NotOurs,
+}
+
+pub struct Leases {
+    dcs: Dcs,
+    supervisor: Supervisor,
+    held: Mutex<Held>,
+    events: mpsc::Sender<Event>,
+}
+
+/// Our leases. `next` is there while the leader key moves to a lease of another length, until a
+/// linearizable read shows which of the two it carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub lease: Option<OwnLease>,
+    pub next: Option<OwnLease>,
+}
+
+impl Held {
+    /// No deadline may count on more than the shorter one.
+    pub fn ttl(&self) -> Option<Duration> {
+        self.lease.iter().chain(&self.next).map(|lease| lease.ttl).min()
+    }
+}
+
+/// A renewal of the own lease that was answered.
+struct Evidence {
+    lease: OwnLease,
+    raft_term: u64,
+    cluster_id: u64,
+}
+
+impl Leases {
+    /// `known`: what the capsule of an earlier agent names.
+    pub fn new(
+        dcs: Dcs,
+        supervisor: Supervisor,
+        known: Held,
+        events: mpsc::Sender<Event>,
+    ) -> Arc<Leases> {
+        Arc::new(Leases { dcs, supervisor, held: Mutex::new(known), events })
+    }
+
+    /// Renews the lease, or gets a new one if there is none, and returns it. One of another
+    /// length than `ttl` is replaced as long as the leader key cannot hang on it.
+    pub async fn renew(&self, ttl: Duration, within: Duration) -> Result<OwnLease, LeaseError> {
+        let mut held = self.held.lock().await;
+        // Read under the lock: who campaigns gets the lease through it, after the order.
+        let idle = matches!(self.supervisor.state().phase, Phase::Idle | Phase::Fenced);
+        match held.lease {
+            Some(lease) if lease.asked == ttl || !idle => {
+                Ok(self.renew_held(&mut held, within).await?.lease)
+            }
+            // The old one is left to expire: its keys are written anew on the new one.
+            _ => {
+                let lease = self.grant(ttl, within).await?;
+                self.hold(&mut held, lease).await?;
+                Ok(lease)
+            }
+        }
+    }
+
+    async fn renew_held(&self, held: &mut Held, within: Duration) -> Result<Evidence, LeaseError> {
+        let lease = held.lease.ok_or(LeaseError::NotOurs)?;
+        match self.dcs.keep_alive(lease.id, within).await? {
+            Some(renewed) => {
+                let lease = OwnLease { renewed_at: renewed.sent_at, ..lease };
+                held.lease = Some(lease);
+                self.publish(*held).await;
+                let Renewed { raft_term, cluster_id, .. } = renewed;
+                Ok(Evidence { lease, raft_term, cluster_id })
+            }
+            None => {
+                held.lease = None;
+                self.publish(*held).await;
+                Err(LeaseError::Expired)
+            }
+        }
+    }
+
+    /// The store may grant more than was asked for, which is then not counted on.
+    async fn grant(&self, asked: Duration, within: Duration) -> Result<OwnLease, LeaseError> {
+        let granted = self.dcs.grant(asked, within).await?;
+        let ttl = granted.ttl.min(asked);
+        Ok(OwnLease { id: granted.id, ttl, asked, renewed_at: granted.sent_at })
+    }
+
+    /// From here on this lease is the one: its length is in force in the supervisor before it is
+    /// used.
+    async fn hold(&self, held: &mut Held, lease: OwnLease) -> Result<(), LeaseError> {
+        let new = Held { lease: Some(lease), next: None };
+        self.supervisor.order(Order::Capsule(encode_capsule(&new))).await?;
+        self.supervisor.order(Order::Retune { ttl: lease.ttl }).await?;
+        *held = new;
+        self.publish(new).await;
+        Ok(())
+    }
+
+    /// Kept for the next agent before anything hangs on it.
+    async fn remember(&self, held: &mut Held, new: Held) -> Result<(), LeaseError> {
+        self.supervisor.order(Order::Capsule(encode_capsule(&new))).await?;
+        *held = new;
+        self.publish(new).await;
+        Ok(())
+    }
+
+    /// One full confirmation of our possession of the leader key, handed to the supervisor.
+    /// Nobody but us knows the lease's id: a key that carries it was written by us.
+    pub async fn confirm(&self, within: Duration) -> Result<(), LeaseError> {
+        let mut held = self.held.lock().await;
+        self.confirm_held(&mut held, within).await
+    }
+
+    async fn confirm_held(&self, held: &mut Held, within: Duration) -> Result<(), LeaseError> {
+        if held.next.is_some() {
+            self.settle(held, within).await?;
+        }
+        let Evidence { lease, raft_term, cluster_id } = self.renew_held(held, within).await?;
+        let read = self.dcs.leader(within).await?;
+        let key = read.key.filter(|key| key.lease_id == lease.id).ok_or(LeaseError::NotOurs)?;
+        if read.raft_term != raft_term || read.cluster_id != cluster_id {
+            return Err(LeaseError::TermChanged);
+        }
+        let tenure = Tenure { lease_id: lease.id, mod_revision: key.mod_revision };
+        let (sent_at, ttl) = (lease.renewed_at, lease.ttl);
+        let confirmation = Confirmation { tenure, cluster_id, raft_term, sent_at, ttl };
+        self.supervisor.order(Order::Confirm(confirmation)).await?;
+        Ok(())
+    }
+
+    /// Moves the leader key of this tenure to a lease of another length: shrink first, grow last.
+    /// No confirmation of the old lease can come in between, for they need the lock. After a lost
+    /// answer the transaction is repeated with the same lease, since a late one may still be done.
+    pub async fn relet(
+        &self,
+        tenure: Tenure,
+        name: &str,
+        ttl: Duration,
+        within: Duration,
+    ) -> Result<(), LeaseError> {
+        let mut held = self.held.lock().await;
+        let old = held.lease.filter(|l| l.id == tenure.lease_id).ok_or(LeaseError::NotOurs)?;
+        let next = match held.next {
+            Some(next) => next,
+            None => self.grant(ttl, within).await?,
+        };
+        let both = Held { lease: Some(old), next: Some(next) };
+        self.remember(&mut held, both).await?;
+        if next.ttl < old.ttl {
+            self.supervisor.order(Order::Retune { ttl: next.ttl }).await?;
+        }
+        let write = Write::Put(Key::Leader, name.to_owned(), next.id);
+        self.dcs.commit(&under(tenure), &[write], within).await?;
+        self.confirm_held(&mut held, within).await
+    }
+
+    /// Which of the two leases does the leader key carry? The longer one comes into force here,
+    /// right before its confirmation.
+    async fn settle(&self, held: &mut Held, within: Duration) -> Result<(), LeaseError> {
+        let Some(next) = held.next else { return Ok(()) };
+        let alive = self.dcs.keep_alive(next.id, within).await?;
+        let carried = self.dcs.leader(within).await?.key.map(|key| key.lease_id);
+        if carried == Some(next.id) {
+            self.hold(held, next).await?;
+        } else if alive.is_none() {
+            // No transaction can attach it any more, however late.
+            let kept = Held { next: None, ..*held };
+            self.remember(held, kept).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, held: Held) {
+        // A closed channel means that the loop has ended; then nobody needs to know.
+        let _ = self.events.send(Event::Lease(held)).await;
+    }
+
+    /// The standing order: renews (and confirms, while there is a tenure) until told otherwise.
+    pub async fn keep(self: Arc<Self>, mut standing: watch::Receiver<Option<Standing>>) {
+        loop {
+            let Some(now) = *standing.borrow_and_update() else {
+                if standing.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            if clock::boot() >= now.until {
+                // No decision for a whole ttl: the loop is stuck, the lease must not live on.
+                if standing.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            let pause = self.round(&now).await;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn round(&self, standing: &Standing) -> Duration {
+        let state = self.supervisor.state();
+        let tenure = state.tenure.filter(|t| state.burned != Some(*t));
+        let result = match tenure {
+            Some(_) => self.confirm(standing.within).await,
+            None => self.renew(standing.ttl, standing.within).await.map(drop),
+        };
+        match result {
+            Ok(()) => standing.cadence,
+            Err(LeaseError::TermChanged) => Duration::ZERO,
+            Err(LeaseError::NotOurs) => {
+                tracing::warn!("the leader key is not on our lease");
+                // Proof is the loop's business: it reads the whole cluster and decides.
+                let _ = self.events.send(Event::Refresh).await;
+                standing.cadence
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the lease could not be renewed");
+                standing.cadence.min(Duration::from_millis(300))
+            }
+        }
+    }
+}
+
+/// Of each lease id, ttl and last renewal, little endian: what the next agent needs to go on.
+fn encode_capsule(held: &Held) -> Vec<u8> {
+    let ms = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    let words = |l: &OwnLease| [l.id.cast_unsigned(), ms(l.ttl), l.renewed_at.0];
+    held.lease.iter().chain(&held.next).flat_map(words).flat_map(u64::to_le_bytes).collect()
+}
+
+/// The leases of an earlier agent; anything but the exact form is ignored.
+pub fn decode_capsule(bytes: &[u8]) -> Held {
+    let words: Vec<u64> =
+        bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let lease = |words: &[u64; 3]| {
+        let ttl = Duration::from_millis(words[1]);
+        let renewed_at = Boot(words[2]);
+        OwnLease { id: words[0].cast_signed(), ttl, asked: ttl, renewed_at }
+    };
+    match (bytes.len(), words.as_chunks().0) {
+        (24, [only]) => Held { lease: Some(lease(only)), next: None },
+        (48, [held, next]) => Held { lease: Some(lease(held)), next: Some(lease(next)) },
+        _ => Held::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_capsule_holds_one_lease_or_two() {
+        let lease = |id, seconds| {
+            let ttl = Duration::from_secs(seconds);
+            Some(OwnLease { id, ttl, asked: ttl, renewed_at: Boot(9) })
+        };
+        let one = Held { lease: lease(-1, 30), next: None };
+        let two = Held { next: lease(i64::MAX, 5), ..one };
+        for held in [Held::default(), one, two] {
+            let mut bytes = encode_capsule(&held);
+            assert_eq!(decode_capsule(&bytes), held);
+            bytes.push(0);
+            assert_eq!(decode_capsule(&bytes), Held::default());
+        }
+        assert_eq!(two.ttl(), Some(Duration::from_secs(5)));
+    }
+}

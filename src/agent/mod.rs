@@ -1,0 +1,29 @@
+//! Process 2: everything but the safety of the data. May hang, crash and be replaced; the
+//! supervisor keeps its lease id in a capsule and fences if nobody renews in time.
+
+mod bootstrap;
+mod callbacks;
+mod drivers;
+mod duties;
+mod events;
+mod executor;
+mod hooks;
+mod inspect;
+mod lease;
+mod orders;
+mod peers;
+mod preflight;
+mod prober;
+mod progress;
+mod publish;
+mod reader;
+mod replica;
+mod requests;
+mod server;
+mod sql;
+mod start;
+mod store;
+mod turn;
+mod world;
+
+pub use start::{CONFIGURATION_REFUSED, run};

@@ -1,0 +1,95 @@
+//! Asks the local PostgreSQL how it is, over one connection that stays open, at the pace that the
+//! loop sets. Any answer is life; only silence counts against the server, and only the loop
+//! judges it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::link::state::State;
+use crate::postgres::session::{Session, SessionError};
+use crate::sys::clock;
+
+use super::drivers::Drivers;
+use super::events::Event;
+use super::sql;
+
+/// Whoever asks for probes: no more than one in this time.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// A local server that cannot answer a status query within this is hung for now.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+pub async fn run(
+    drivers: Arc<Drivers>,
+    mut pace: watch::Receiver<Duration>,
+    events: mpsc::Sender<Event>,
+) {
+    let mut session: Option<(i32, Session)> = None;
+    loop {
+        let state = drivers.supervisor.state();
+        if let Some(pid) = askable(&state) {
+            if session.as_ref().is_some_and(|(of, s)| *of != pid || s.is_closed()) {
+                session = None;
+            }
+            if !ask(&drivers, pid, &mut session, &events).await {
+                return;
+            }
+        } else {
+            session = None;
+        }
+        let wait = *pace.borrow_and_update();
+        tokio::time::sleep(PAUSE_MIN).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = drivers.probe_now.notified() => {}
+            changed = pace.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// A frozen server is not asked: its silence would say nothing.
+fn askable(state: &State) -> Option<i32> {
+    let postmaster = state.postmaster?;
+    (!state.group.frozen).then_some(postmaster.pid)
+}
+
+/// False when the loop is gone.
+async fn ask(
+    drivers: &Drivers,
+    pid: i32,
+    session: &mut Option<(i32, Session)>,
+    events: &mpsc::Sender<Event>,
+) -> bool {
+    let asked_at = clock::boot();
+    let result = probe(drivers, pid, session).await;
+    let event = match result {
+        Ok(probe) => Event::Probe { pid, answer: Some(Box::new(probe)), asked_at },
+        Err(error) => {
+            *session = None;
+            // Starting, stopping, too many clients: it lives, and there is nothing to report.
+            if error.is_answer() || matches!(error, SessionError::Unreachable { .. }) {
+                tracing::debug!("PostgreSQL is not ready: {error}");
+                return true;
+            }
+            tracing::warn!("PostgreSQL does not answer: {error}");
+            Event::Probe { pid, answer: None, asked_at }
+        }
+    };
+    events.send(event).await.is_ok()
+}
+
+async fn probe(
+    drivers: &Drivers,
+    pid: i32,
+    session: &mut Option<(i32, Session)>,
+) -> Result<crate::core::database::Probe, SessionError> {
+    if session.is_none() {
+        *session = Some((pid, sql::local(&drivers.setup(), ANSWER_WITHIN).await?));
+    }
+    match session {
+        Some((_, open)) => open.probe(ANSWER_WITHIN).await,
+        None => unreachable!("invariant: opened above"),
+    }
+}

@@ -1,0 +1,143 @@
+//! The snapshot for REST and CLI, replaced whole after each turn.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::api::snapshot::Snapshot;
+use crate::core::PATRONI_VERSION;
+use crate::core::candidates;
+use crate::core::database::DataDir;
+use crate::core::guard::Phase;
+use crate::core::time::Boot;
+use crate::core::view::Work;
+use crate::link::state::Means;
+
+use super::progress::Copied;
+use super::turn::Turn;
+use super::world::World;
+
+/// Patroni's word for the state of the local server.
+pub fn state_word(world: &World) -> &'static str {
+    let running_job = world.link.jobs.iter().find(|j| j.ended.is_none());
+    match running_job.and_then(|j| super::world::work_of(j.id)) {
+        Some(Work::Initdb) => return "initializing new cluster",
+        Some(Work::BaseBackup) => return "creating replica",
+        Some(Work::Rewind) | None => {}
+    }
+    match (world.link.postmaster.is_some(), world.probe()) {
+        (true, _) if world.memory.restarting => "restarting",
+        (true, _) if world.stopping() => "stopping",
+        (true, Some(_)) => "running",
+        (true, None) => "starting",
+        (false, _) if world.memory.restarting => "restarting",
+        (false, _) => match world.link.last_exit {
+            Some(exit) if exit.status != crate::link::state::ExitStatus::Code(0) => "crashed",
+            _ => "stopped",
+        },
+    }
+}
+
+/// Patroni's word for the role.
+pub fn role_word(world: &World) -> &'static str {
+    match world.probe() {
+        Some((probe, _)) if !probe.in_recovery => "primary",
+        Some(_) if world.link.phase == Phase::Leading => "promoted",
+        Some(_) => "replica",
+        None => match world.inspection.as_ref().and_then(|i| i.data_dir.as_ref()) {
+            Some(DataDir::Cluster { .. }) if world.link.postmaster.is_some() => "replica",
+            Some(DataDir::Cluster { .. }) if world.memory.demoted_because.is_some() => "demoted",
+            Some(DataDir::Cluster { .. }) if world.link.phase == Phase::Leading => "primary",
+            Some(DataDir::Cluster { .. }) => "replica",
+            _ => "uninitialized",
+        },
+    }
+}
+
+pub fn publish(turn: &Turn, now: Boot) {
+    let world = &turn.world;
+    let setup = turn.drivers.setup();
+    let link = &world.link;
+    let view = world.view(now, crate::core::time::Wall(0));
+    let probe = world.probe();
+    let system_identifier = match &probe {
+        Some((p, _)) => Some(p.system_identifier.to_string()),
+        None => view.control().map(|c| c.system_identifier.to_string()),
+    };
+    let pending = probe.as_ref().map(|(p, _)| p.pending_restart.clone()).unwrap_or_default();
+    let last = turn.last.as_ref();
+    let snapshot = Snapshot {
+        scope: setup.local.scope.clone(),
+        name: setup.local.name.clone(),
+        version: PATRONI_VERSION.to_owned(),
+        state: state_word(world).to_owned(),
+        role: role_word(world).to_owned(),
+        postmaster_alive: link.postmaster.is_some(),
+        probe: probe.clone(),
+        probe_fresh: (world.settings.loop_wait * 2).max(Duration::from_secs(10)),
+        system_identifier,
+        cluster: world.cluster(),
+        cluster_at: view.store.cluster.as_ref().map(|seen| seen.at).unwrap_or_default(),
+        standby_cluster: false,
+        dcs_last_seen: world.dcs_last_seen,
+        leader_until: link.deadline.filter(|_| view.guard.burned != view.guard.tenure),
+        phase: link.phase,
+        settings: world.settings.clone(),
+        tags: setup.local.tag_values.clone(),
+        noloadbalance: world.tags.noloadbalance,
+        failover_priority: world.tags.failover_priority,
+        pending_restart: pending
+            .into_iter()
+            .map(|p| (p.name, (p.old_value, p.new_value)))
+            .collect(),
+        scheduled_restart: super::duties::scheduled_restart(
+            turn,
+            probe.as_ref().map(|(p, _)| &**p),
+        ),
+        failsafe_active: false,
+        failsafe: None,
+        restore_command: setup.replica.recovery_conf.contains_key("restore_command"),
+        watchdog_failed: false,
+        loop_at: now,
+        rule: last.map_or("start", |d| d.rule),
+        why: last.map(|d| d.why.clone()).unwrap_or_default(),
+        candidates: candidates::overview(&view),
+        explain: turn.explain.clone(),
+        vigil: vigil(turn, now),
+    };
+    turn.snapshot.send_replace(Arc::new(snapshot));
+}
+
+fn vigil(turn: &Turn, now: Boot) -> serde_json::Value {
+    let link = &turn.world.link;
+    let means = match link.group.means {
+        Means::ControlGroup => "control group",
+        Means::Descent => "process by process",
+        Means::NotFenceable => "none",
+    };
+    let fence = match link.phase {
+        Phase::Frozen => "frozen",
+        Phase::Killing => "killing",
+        Phase::Fenced => "fenced",
+        _ => "none",
+    };
+    let mut vigil = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "protocol": 1,
+        "fence": fence,
+        "fenced_by": means,
+        "phase": format!("{:?}", link.phase).to_lowercase(),
+        "deadline_in_ms": link.deadline.map(|d| d.since(now).as_millis() as u64),
+        "rule": turn.last.as_ref().map(|d| d.rule),
+        "why": turn.last.as_ref().map(|d| d.why.as_str()),
+        "freezes": link.counters.freezes,
+        "thaws": link.counters.thaws,
+        "kills": link.counters.kills,
+        "agent_starts": link.counters.agent_starts,
+    });
+    if let Some(Copied { done_bytes, total_bytes }) = turn.world.copied {
+        vigil["basebackup"] = json!({"done_bytes": done_bytes, "total_bytes": total_bytes});
+    }
+    vigil
+}

@@ -1,0 +1,321 @@
+//! From the command line to the running loop.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use crate::api::auth::{Access, Allowed, Credentials};
+use crate::api::options::Options as RestOptions;
+use crate::api::server::{self as rest, Shared};
+use crate::api::snapshot::Snapshot;
+use crate::config::{self, Local};
+use crate::core::time::Boot;
+use crate::dcs::{Dcs, Options as StoreOptions};
+use crate::link::AgentEnd;
+use crate::link::order::{Configure, Order};
+use crate::link::state::State;
+use crate::postgres::files;
+use crate::sys::clock;
+use crate::telemetry;
+
+use super::callbacks::Callbacks;
+use super::drivers::{Drivers, Origin, Setup};
+use super::events::Event;
+use super::executor::chain;
+use super::lease::{Leases, decode_capsule};
+use super::orders::Supervisor;
+use super::turn::{End, Turn};
+use super::world::World;
+use super::{preflight, prober, progress, reader, server};
+
+/// The exit code that tells the supervisor not to try again (EX_CONFIG of sysexits.h).
+pub const CONFIGURATION_REFUSED: i32 = 78;
+
+/// Events that may wait; senders wait beyond that.
+const EVENTS_MAX: usize = 256;
+
+/// Commands from HTTP that may wait.
+const REQUESTS_MAX: usize = 64;
+
+const STACK_BYTES: usize = 512 * 1024;
+
+/// Systemd kills what does not say a word for three of these.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Runs an agent until it is told to end; the exit code.
+pub fn run(config_path: Option<PathBuf>, environment: BTreeMap<String, String>) -> i32 {
+    let loaded = match config::load(config_path.as_deref(), &environment) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("{problem}");
+            }
+            return CONFIGURATION_REFUSED;
+        }
+    };
+    telemetry::start(&loaded.local.log.level);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("the agent cannot start its threads: {error}");
+            return 1;
+        }
+    };
+    let code =
+        runtime.block_on(live(Origin { path: config_path, environment }, Arc::new(loaded.local)));
+    // Tasks that hang in the kernel must not hold the exit up.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+async fn live(origin: Origin, local: Arc<Local>) -> i32 {
+    let (end, generation) = match AgentEnd::from_env() {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::error!("no link to a supervisor: {error}");
+            return 1;
+        }
+    };
+    let (events, inbox) = mpsc::channel(EVENTS_MAX);
+    let (states, state) = watch::channel(Arc::new(State::default()));
+    let end = Arc::new(end);
+    tokio::spawn(receive(end.clone(), states, events.clone()));
+    let supervisor = Supervisor::new(end, generation, state);
+    let prepared = prepare(origin, local, supervisor, events).await;
+    let (drivers, snapshot, listener) = match prepared {
+        Ok(prepared) => prepared,
+        Err(refusal) => {
+            tracing::error!("{}", refusal.1);
+            return refusal.0;
+        }
+    };
+    let supervisor = drivers.supervisor.clone();
+    let end = assemble(drivers, snapshot, listener, inbox).run().await;
+    ended(&supervisor, end).await
+}
+
+async fn ended(supervisor: &Supervisor, end: End) -> i32 {
+    match end {
+        End::Goodbye => 0,
+        End::LinkLost => {
+            tracing::error!("the supervisor is gone");
+            1
+        }
+        End::GiveUp(reason) => {
+            tracing::error!("{reason}");
+            // Refused while something runs: then the next agent looks again.
+            if let Err(error) = supervisor.order(Order::Goodbye { failed: true }).await {
+                tracing::error!("{error}");
+            }
+            1
+        }
+    }
+}
+
+/// Passes states on: to the loop first, so that whoever waits for the handling of an order finds
+/// that the loop knows of it.
+async fn receive(
+    end: Arc<AgentEnd>,
+    states: watch::Sender<Arc<State>>,
+    events: mpsc::Sender<Event>,
+) {
+    loop {
+        match end.recv().await {
+            Ok(state) => {
+                let state = Arc::new(state);
+                if events.send(Event::Link(state.clone())).await.is_err() {
+                    return;
+                }
+                states.send_replace(state);
+            }
+            Err(error) => {
+                tracing::warn!("link: {error}");
+                let _ = events.send(Event::LinkLost).await;
+                return;
+            }
+        }
+    }
+}
+
+type Prepared = (Arc<Drivers>, watch::Sender<Arc<Snapshot>>, tokio::net::TcpListener);
+
+/// Everything that can refuse to start does so here, before the supervisor runs anything.
+async fn prepare(
+    origin: Origin,
+    local: Arc<Local>,
+    supervisor: Supervisor,
+    events: mpsc::Sender<Event>,
+) -> Result<Prepared, (i32, String)> {
+    let refuse = |error: &dyn std::error::Error| (CONFIGURATION_REFUSED, chain(error));
+    let dcs = Dcs::new(store_options(&local)).map_err(|e| refuse(&e))?;
+    let dynamic = match files::read_dynamic(std::path::Path::new(&local.postgresql.data_dir)) {
+        Ok(Some(cached)) => cached,
+        Ok(None) => local.bootstrap.dcs.clone(),
+        Err(error) => {
+            tracing::warn!("the cached dynamic configuration is not usable: {error}");
+            local.bootstrap.dcs.clone()
+        }
+    };
+    let dynamic = if dynamic.is_object() { dynamic } else { Value::Object(Default::default()) };
+    let setup = Setup::new(local, dynamic, false);
+    let postgres_path = server::check_binaries(&setup).map_err(|e| refuse(&e))?;
+    preflight::check(&setup).map_err(|e| refuse(&e))?;
+    let listen = &setup.local.restapi.listen;
+    // The port of an agent that just died is free in a moment; another program's is not.
+    let listener = bind(&listen.host, listen.port).await.map_err(|e| refuse(&e))?;
+    // An order's answer carries the first state; before that there is no capsule to read, and an
+    // agent without its lease would let the primary freeze.
+    let first = supervisor.order(Order::Heartbeat { status: "starting".to_owned(), ready: false });
+    let configured = decode_capsule(&first.await.map_err(|e| refuse(&e))?.capsule).ttl();
+    let configure = Order::Configure(Configure {
+        data_dir: setup.local.postgresql.data_dir.clone(),
+        // The lease that a former agent left keeps its length.
+        ttl: configured.unwrap_or(setup.settings().ttl),
+        rho_ppm: setup.primary.rho_ppm,
+        freeze_max: setup.settings().freeze_max,
+        postgres_path,
+    });
+    let state = supervisor.order(configure).await.map_err(|e| refuse(&e))?;
+    // A supervisor that was started anew may find the capsule only by the data directory's name.
+    let known = decode_capsule(&state.capsule);
+    if let Some(ttl) = known.ttl().filter(|_| configured.is_none()) {
+        supervisor.order(Order::Retune { ttl }).await.map_err(|e| refuse(&e))?;
+    }
+    let leases = Leases::new(dcs.clone(), supervisor.clone(), known, events.clone());
+    let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let drivers = Drivers::new(origin, dcs, supervisor, leases, events, snapshots, setup);
+    Ok((drivers, snapshot, listener))
+}
+
+async fn bind(host: &str, port: u16) -> Result<tokio::net::TcpListener, rest::BindError> {
+    for _ in 0..20 {
+        if let Ok(listener) = rest::bind(host, port).await {
+            return Ok(listener);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    rest::bind(host, port).await
+}
+
+fn store_options(local: &Local) -> StoreOptions {
+    let etcd = &local.etcd;
+    StoreOptions {
+        endpoints: etcd.endpoints.clone(),
+        username: etcd.username.clone(),
+        password: etcd.password.clone(),
+        cacert: etcd.cacert.clone(),
+        cert: etcd.cert.clone(),
+        key: etcd.key.clone(),
+        prefix: local.prefix(),
+    }
+}
+
+pub fn rest_options(local: &Local) -> RestOptions {
+    let rest = &local.restapi;
+    let allowlist = rest.allowlist.iter().filter_map(|text| match text.parse::<Allowed>() {
+        Ok(allowed) => Some(allowed),
+        Err(error) => {
+            tracing::error!("restapi.allowlist: {error}");
+            None
+        }
+    });
+    let credentials = rest
+        .authentication
+        .as_ref()
+        .map(|c| Credentials { username: c.username.clone(), password: c.password.clone() });
+    RestOptions {
+        access: Access {
+            allowlist: allowlist.collect(),
+            include_members: rest.allowlist_include_members,
+            credentials,
+        },
+        headers: Vec::new(),
+    }
+}
+
+fn assemble(
+    drivers: Arc<Drivers>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    listener: tokio::net::TcpListener,
+    inbox: mpsc::Receiver<Event>,
+) -> Turn {
+    let setup = drivers.setup();
+    let (standing, standing_seen) = watch::channel(None);
+    let (pace, pace_seen) = watch::channel(Duration::from_millis(100));
+    let (requests, mut commands) = mpsc::channel(REQUESTS_MAX);
+    let (options, options_seen) = watch::channel(Arc::new(rest_options(&setup.local)));
+    let look = drivers.probe_now.clone();
+    let shared = Shared { snapshot: snapshot.subscribe(), requests, options: options_seen, look };
+    tokio::spawn(rest::serve(listener, Arc::new(shared)));
+    let events = drivers.events.clone();
+    tokio::spawn(async move {
+        while let Some(request) = commands.recv().await {
+            if events.send(Event::Request(request)).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(drivers.leases.clone().keep(standing_seen));
+    tokio::spawn(reader::run(drivers.clone(), drivers.events.clone()));
+    tokio::spawn(prober::run(drivers.clone(), pace_seen, drivers.events.clone()));
+    tokio::spawn(progress::run(drivers.clone()));
+    tokio::spawn(heartbeat(drivers.clone(), snapshot.subscribe()));
+    let link = drivers.supervisor.state();
+    let reloads = link.reloads;
+    let world = World::new(&setup, link);
+    Turn {
+        world,
+        drivers,
+        events: inbox,
+        standing,
+        pace,
+        snapshot,
+        options,
+        batch: None,
+        batch_since: Boot(0),
+        inspecting: None,
+        duties: None,
+        failures: 0,
+        not_before: Boot(0),
+        duties_at: Boot(0),
+        duties_not_before: Boot(0),
+        said_at: Boot(0),
+        reloads,
+        reloaded: false,
+        last: None,
+        explain: Vec::new(),
+        wake_at: clock::boot(),
+        restart_waiters: Vec::new(),
+        scheduled_restart: None,
+        members_seen: BTreeMap::new(),
+        callbacks: Callbacks::default(),
+        checkpointed: None,
+    }
+}
+
+/// The supervisor replaces an agent that is silent; systemd shows the sentence.
+async fn heartbeat(drivers: Arc<Drivers>, snapshot: watch::Receiver<Arc<Snapshot>>) {
+    loop {
+        let status = {
+            let s = snapshot.borrow();
+            format!("{} {}, {}", s.role, s.state, s.why)
+        };
+        let beat = Order::Heartbeat { status, ready: true };
+        if let Err(error) = drivers.supervisor.order(beat).await {
+            tracing::warn!("heartbeat: {error}");
+        }
+        tokio::time::sleep(HEARTBEAT).await;
+    }
+}

@@ -1,0 +1,214 @@
+//! Writes to the store that decisions order. All of a leader's writes compare its tenure (MOD of
+//! the leader key), so that a leader that is none any more changes nothing.
+
+use crate::core::cluster::{Handover, PauseRecord, SyncState, Tenure};
+use crate::core::decision::{Action, RecordIs};
+use crate::core::lsn::Lsn;
+use crate::core::sync::quote;
+use crate::core::view::View;
+use crate::dcs::documents;
+use crate::dcs::{Compare, Key, Write};
+
+use super::drivers::Drivers;
+use super::events::Fact;
+use super::executor::ActionError;
+
+/// The comparisons that make a write one of this tenure.
+pub fn under(tenure: Tenure) -> [Compare; 2] {
+    [
+        Compare::ModRevision(Key::Leader, tenure.mod_revision),
+        Compare::Lease(Key::Leader, tenure.lease_id),
+    ]
+}
+
+pub async fn write(
+    d: &Drivers,
+    v: &View,
+    action: Action,
+    facts: &mut Vec<Fact>,
+) -> Result<(), ActionError> {
+    let result = match action {
+        Action::AcquireLeader { sync_revision, record } => {
+            acquire(d, v, vec![Compare::Absent(Key::Leader)], record, sync_revision, vec![]).await
+        }
+        Action::TakeHandover { note_revision, leader_revision, sync_revision } => {
+            let compares = vec![
+                Compare::ModRevision(Key::Leader, leader_revision),
+                Compare::ModRevision(Key::Handover, note_revision),
+            ];
+            let writes =
+                vec![Write::Delete(Key::Handover), Write::Put(Key::Failover, "{}".to_owned(), 0)];
+            acquire(d, v, compares, RecordIs::Absent, sync_revision, writes).await
+        }
+        Action::WriteShutdownStatus { tenure, lsn } => shutdown_status(d, v, tenure, lsn).await,
+        Action::WriteHandover { tenure, to, lsn } => handover(d, v, tenure, to, lsn).await,
+        Action::DeleteLeader { tenure } => delete_leader(d, v, tenure).await,
+        Action::ClearFailover { revision } => {
+            let compares = [Compare::ModRevision(Key::Failover, revision)];
+            let writes = [Write::Put(Key::Failover, "{}".to_owned(), 0)];
+            commit(d, &compares, &writes).await.map(drop)
+        }
+        Action::WriteSync { tenure, revision, state } => {
+            write_sync(d, tenure, revision, &state).await
+        }
+        Action::WritePauseRecord { tenure, record } => {
+            let write = Write::Put(Key::PauseRecord, documents::pause_json(&record), 0);
+            commit(d, &under(tenure), &[write]).await.map(drop)
+        }
+        Action::RemovePauseRecord { tenure, revision } => {
+            let mut compares = match tenure {
+                Some(tenure) => under(tenure).to_vec(),
+                None => vec![Compare::Absent(Key::Leader)],
+            };
+            compares.push(Compare::ModRevision(Key::PauseRecord, revision));
+            commit(d, &compares, &[Write::Delete(Key::PauseRecord)]).await.map(drop)
+        }
+        other => Err(ActionError::Precondition(format!("no driver for {other:?}"))),
+    };
+    // Whatever happened (the answer may be lost, the write not): look before deciding again.
+    facts.push(d.cluster_fact().await?);
+    result
+}
+
+/// True if the transaction's comparisons held.
+pub async fn commit(
+    d: &Drivers,
+    compares: &[Compare],
+    writes: &[Write],
+) -> Result<bool, ActionError> {
+    let within = d.setup().settings().retry_timeout;
+    Ok(d.dcs.commit(compares, writes, within).await?.succeeded)
+}
+
+/// Renew, then one transaction, then confirm. The supervisor is armed already: whatever stalls
+/// from here on is bounded by its deadline or costs only the race.
+async fn acquire(
+    d: &Drivers,
+    v: &View,
+    mut compares: Vec<Compare>,
+    record: RecordIs,
+    sync_revision: Option<i64>,
+    mut writes: Vec<Write>,
+) -> Result<(), ActionError> {
+    let settings = &v.settings;
+    let lease = d.leases.renew(settings.ttl, settings.retry_timeout).await?;
+    compares.push(match record {
+        RecordIs::Absent => Compare::Absent(Key::PauseRecord),
+        RecordIs::Ours { revision } | RecordIs::Overruled { revision } => {
+            Compare::ModRevision(Key::PauseRecord, revision)
+        }
+    });
+    if matches!(record, RecordIs::Overruled { .. }) {
+        writes.push(Write::Delete(Key::PauseRecord));
+    }
+    compares.extend(sync_revision.map(|revision| match revision {
+        0 => Compare::Absent(Key::Sync),
+        revision => Compare::ModRevision(Key::Sync, revision),
+    }));
+    writes.push(Write::Put(Key::Leader, v.name.clone(), lease.id));
+    let within = settings.retry_timeout;
+    match d.dcs.commit(&compares, &writes, within).await {
+        Ok(done) if done.succeeded => {}
+        Ok(_) => {
+            tracing::info!("Could not take out TTL lock");
+            return Ok(());
+        }
+        // The answer is lost. Nobody but us attaches this lease: a leader key that carries it is
+        // the one that this transaction wrote.
+        Err(error) if error.maybe_applied() => {
+            let read = d.dcs.leader(within).await?;
+            if read.key.is_none_or(|key| key.lease_id != lease.id) {
+                return Err(error.into());
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    d.leases.confirm(within).await?;
+    Ok(())
+}
+
+async fn shutdown_status(
+    d: &Drivers,
+    v: &View,
+    tenure: Tenure,
+    lsn: Lsn,
+) -> Result<(), ActionError> {
+    let mut status = v.cluster().map(|c| c.status.clone()).unwrap_or_default();
+    status.optime = Some(lsn);
+    let document = documents::status_json(&status);
+    commit(d, &under(tenure), &[Write::Put(Key::Status, document, 0)]).await.map(drop)
+}
+
+async fn handover(
+    d: &Drivers,
+    v: &View,
+    tenure: Tenure,
+    to: String,
+    lsn: Lsn,
+) -> Result<(), ActionError> {
+    let vigil = v.cluster().and_then(|c| c.members.get(&to)).is_some_and(|m| m.vigil);
+    if !vigil {
+        // A Patroni candidate knows nothing of notes: it waits for the key to vanish.
+        return Ok(());
+    }
+    let leader_mod_revision = tenure.mod_revision;
+    let note = Handover { from: v.name.clone(), to, lsn, leader_mod_revision };
+    let document = documents::handover_json(&note);
+    commit(d, &under(tenure), &[Write::Put(Key::Handover, document, 0)]).await.map(drop)
+}
+
+async fn delete_leader(d: &Drivers, v: &View, tenure: Tenure) -> Result<(), ActionError> {
+    if v.guard.burned != Some(tenure) {
+        let text = "the supervisor has not granted the release".to_owned();
+        return Err(ActionError::Precondition(text));
+    }
+    let mut writes = vec![Write::Delete(Key::Leader), Write::Delete(Key::Handover)];
+    if let Some(key) = v.cluster().and_then(|c| c.pause_record.as_ref()) {
+        // Burned means that nothing of ours accepts writes.
+        let stopped = PauseRecord { stopped: true, ..key.value.clone() };
+        let document = documents::pause_json(&stopped);
+        writes.push(match v.settings.paused && stopped.leader == v.name {
+            true => Write::Put(Key::PauseRecord, document, 0),
+            false => Write::Delete(Key::PauseRecord),
+        });
+    }
+    if commit(d, &under(tenure), &writes).await? {
+        tracing::info!("Leader key released");
+    }
+    Ok(())
+}
+
+async fn write_sync(
+    d: &Drivers,
+    tenure: Tenure,
+    revision: i64,
+    state: &SyncState,
+) -> Result<(), ActionError> {
+    let mut compares = under(tenure).to_vec();
+    compares.push(match revision {
+        0 => Compare::Absent(Key::Sync),
+        revision => Compare::ModRevision(Key::Sync, revision),
+    });
+    let write = match state.leader {
+        Some(_) => Write::Put(Key::Sync, documents::sync_json(state), 0),
+        None => Write::Delete(Key::Sync),
+    };
+    if !commit(d, &compares, &[write]).await? {
+        let text = "/sync was changed by somebody else".to_owned();
+        return Err(ActionError::Precondition(text));
+    }
+    Ok(())
+}
+
+/// `synchronous_standby_names` that go with the `/sync` key that names us leader.
+pub fn names_of_sync_key(v: &View) -> Option<String> {
+    let sync = &v.cluster()?.sync.as_ref()?.value;
+    if sync.leader.as_deref() != Some(&v.name) {
+        return None;
+    }
+    match sync.standbys.first() {
+        Some(name) => Some(quote(name)),
+        None if v.settings.synchronous_mode_strict => Some("*".to_owned()),
+        None => None,
+    }
+}
