@@ -9,6 +9,7 @@ pub mod core;
 pub mod dcs;
 pub mod link;
 pub mod postgres;
+pub mod sim;
 pub mod supervisor;
 pub mod sys;
 pub mod telemetry;

@@ -1,0 +1,492 @@
+//! The agent's loop around `core::decide`: what it knows, how it learns, when it looks. It follows
+//! `agent::{turn, world, lease, reader, prober}`, whose drivers are replaced here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::core::cluster::{Cluster, Member as MemberDocument, Tags};
+use crate::core::database::{DataDir, Probe};
+use crate::core::decide::decide;
+use crate::core::decision::Action;
+use crate::core::guard::Phase;
+use crate::core::time::Boot;
+use crate::core::timeline::History;
+use crate::core::view::{
+    DataJob, GuardView, Memory, PeerAnswer, Postmaster, Seen, Server, Store, View, Wishes,
+};
+
+use super::action;
+use super::duty;
+use super::engine::{Sim, Slot};
+use super::lease;
+use super::store::{Answer, Request};
+use super::world::{Host, World, ms};
+
+/// The same actions for the same reason are not begun again sooner.
+const REPEAT_AFTER: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug, Default)]
+pub struct Inspection {
+    pub data_dir: Option<DataDir>,
+    pub standby_signal: bool,
+    pub bootstrapping: bool,
+    pub half_rewound: bool,
+    pub shm_attached: bool,
+    pub running_pid: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    pub until: Boot,
+    pub ttl: Duration,
+    pub cadence: Duration,
+    pub within: Duration,
+}
+
+#[derive(Default)]
+pub struct Agent {
+    pub generation: u32,
+    pub frozen: bool,
+    pub store: Store,
+    pub cluster_received_at: Boot,
+    pub inspection: Option<Inspection>,
+    pub probe: Option<(i32, Seen<Arc<Probe>>)>,
+    pub upstream: Option<String>,
+    pub leader_history: Option<(u32, History)>,
+    pub stopping: Option<(i32, Boot)>,
+    pub peers: BTreeMap<String, PeerAnswer>,
+    pub peers_asked_at: Option<Boot>,
+    pub wishes: Wishes,
+    pub memory: Memory,
+    pub written: Option<MemberDocument>,
+    pub history_written: u32,
+    pub busy: bool,
+    pub on_duty: bool,
+    pub failures: u32,
+    /// What was started last, by which rule, and when.
+    batch: Option<(&'static str, Vec<Action>, Boot)>,
+    pub not_before: Boot,
+    pub duties_at: Boot,
+    pub rule: &'static str,
+    pub why: String,
+    pub wake_at: Boot,
+    pub standing: Option<Standing>,
+    pub pace: Duration,
+    pub lease_busy: bool,
+    /// Pid, permit and phase as seen last.
+    link: (Option<i32>, bool, Phase),
+    pub bell: Slot<()>,
+    pub keeper: Slot<()>,
+    pub reader: Slot<()>,
+    pub prober: Slot<()>,
+}
+
+/// What a task of an agent holds.
+#[derive(Clone)]
+pub struct Ctx {
+    pub sim: Sim,
+    pub m: usize,
+}
+
+impl Ctx {
+    pub fn with<T>(&self, f: impl FnOnce(&mut World) -> T) -> T {
+        self.sim.with(f)
+    }
+
+    /// Tasks run only while their agent is there.
+    pub fn agent<T>(&self, f: impl FnOnce(&mut Agent) -> T) -> T {
+        let m = self.m;
+        self.sim.with(|w| f(w.members[m].agent.as_mut().expect("invariant: tasks have an agent")))
+    }
+
+    pub fn local(&self) -> Boot {
+        self.with(|w| w.local(self.m))
+    }
+
+    pub async fn call(&self, request: Request, within: Duration) -> Result<Answer, CallError> {
+        let slot = Slot::default();
+        self.with(|w| w.request(self.m, request, slot.clone()));
+        match slot.take(&self.sim, within).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(())) => Err(CallError::Refused),
+            None => Err(CallError::Timeout),
+        }
+    }
+
+    pub async fn read(&self, within: Duration) -> Result<(), CallError> {
+        let sent_at = self.local();
+        match self.call(Request::Read, within).await {
+            Ok(Answer::Cluster(cluster)) => {
+                let received_at = self.local();
+                self.agent(|a| a.apply_cluster(cluster, sent_at, received_at));
+                Ok(())
+            }
+            Ok(_) => Err(CallError::Refused),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// Nobody knows whether it was done.
+    Timeout,
+    Refused,
+}
+
+impl Agent {
+    /// The control file still names the timeline from before the promotion.
+    fn awaits_checkpoint(&self) -> bool {
+        let dir = self.inspection.as_ref().and_then(|i| i.data_dir.as_ref());
+        match (&self.probe, dir) {
+            (Some((_, seen)), Some(DataDir::Cluster { control, .. })) => {
+                !seen.value.in_recovery && control.timeline < seen.value.timeline
+            }
+            _ => false,
+        }
+    }
+
+    fn apply_cluster(&mut self, cluster: Arc<Cluster>, sent_at: Boot, received_at: Boot) {
+        self.store.failing_since = None;
+        if let Some(seen) = &self.store.cluster
+            && cluster.revision < seen.value.revision
+        {
+            if sent_at >= self.cluster_received_at {
+                self.store.distrusted = Some("the store's revision went back".to_owned());
+            }
+            return;
+        }
+        self.store.distrusted = None;
+        self.store.cluster = Some(Seen { value: cluster, at: sent_at });
+        self.cluster_received_at = received_at;
+    }
+}
+
+impl World {
+    pub fn start_agent(&mut self, m: usize) {
+        let member = &mut self.members[m];
+        if member.supervisor.is_none() || member.agent.is_some() || member.host == Host::Down {
+            return;
+        }
+        if member.host == Host::Frozen || member.supervisor.as_ref().is_some_and(|s| s.frozen) {
+            // Started when the supervisor gets to it.
+            return self.later(ms(500), move |sim| sim.with(|w| w.start_agent(m)));
+        }
+        member.generations += 1;
+        let (generation, pace) = (member.generations, ms(100));
+        let capsule = member.supervisor.as_ref().and_then(|s| s.capsule);
+        let mut agent = Agent { generation, pace, ..Agent::default() };
+        agent.store.lease = capsule;
+        member.agent = Some(agent);
+        self.configure(m);
+        self.later(ms(20), move |sim| {
+            let there = sim
+                .with(|w| w.members[m].agent.as_ref().is_some_and(|a| a.generation == generation));
+            if there {
+                let ctx = Ctx { sim: sim.clone(), m };
+                sim.spawn(m, turn(ctx.clone()));
+                sim.spawn(m, read(ctx.clone()));
+                sim.spawn(m, probe(ctx.clone()));
+                sim.spawn(m, keep(ctx));
+            }
+        });
+    }
+
+    /// The agent dies; the supervisor starts another one.
+    pub fn kill_agent(&mut self, m: usize, again: bool) {
+        if self.members[m].agent.take().is_none() {
+            return;
+        }
+        self.later(Duration::ZERO, move |sim| sim.kill_tasks(m));
+        if again {
+            let delay = self.some_ms(50, 1500);
+            self.later(delay, move |sim| sim.with(|w| w.start_agent(m)));
+        }
+    }
+
+    pub fn tell_agent(&mut self, m: usize) {
+        if let Some(agent) = &self.members[m].agent {
+            let (bell, prober) = (agent.bell.clone(), agent.prober.clone());
+            self.ring(&bell, Duration::from_micros(300));
+            self.ring(&prober, Duration::from_micros(300));
+        }
+    }
+
+    /// The supervisor's newest state reaches the agent.
+    fn sync_link(&mut self, m: usize) {
+        let Some(s) = &self.members[m].supervisor else { return };
+        let pid = s.postmaster.map(|(pid, _)| pid);
+        let link = (pid, s.guard.permitted(), s.guard.phase());
+        let stop = s.stop_requested;
+        let Some(a) = self.agent(m) else { return };
+        if a.stopping.is_some_and(|(of, _)| Some(of) != pid) {
+            a.stopping = None;
+        }
+        if a.probe.as_ref().is_some_and(|(of, _)| Some(*of) != pid) {
+            a.probe = None;
+        }
+        if (link.0, link.1) != (a.link.0, a.link.1) && link.2 != a.link.2 {
+            a.probe = None;
+        }
+        a.wishes.stop = stop;
+        a.link = link;
+    }
+
+    pub fn inspect(&self, m: usize) -> Inspection {
+        let member = &self.members[m];
+        let dir = member.disk.dir();
+        Inspection {
+            data_dir: Some(member.disk.inspect(&self.wal)),
+            standby_signal: dir.is_some_and(|d| d.standby_signal),
+            bootstrapping: dir.is_some_and(|d| d.bootstrapping),
+            half_rewound: dir.is_some_and(|d| d.half_rewound),
+            shm_attached: member.server.is_some(),
+            running_pid: member.server.as_ref().filter(|s| !s.orphaned).map(|s| s.pid),
+        }
+    }
+
+    pub fn view(&mut self, m: usize) -> View {
+        self.sync_link(m);
+        let (now, wall) = (self.local(m), self.wall());
+        let member = &self.members[m];
+        let a = member.agent.as_ref().expect("invariant: an agent looks");
+        let i = a.inspection.clone().unwrap_or_default();
+        let server = Server {
+            data_dir: i.data_dir,
+            standby_signal: i.standby_signal,
+            bootstrapping: i.bootstrapping,
+            promoting: false,
+            half_rewound: i.half_rewound,
+            shm_attached: i.shm_attached,
+            running_pid: i.running_pid,
+            postmaster: member.supervisor.as_ref().and_then(|s| {
+                let (pid, started_at) = s.postmaster?;
+                let stopping_since = a.stopping.filter(|(of, _)| *of == pid).map(|(_, at)| at);
+                let permitted = s.guard.permitted();
+                Some(Postmaster { pid, started_at, permitted, stopping_since })
+            }),
+            last_exit: member.supervisor.as_ref().and_then(|s| s.last_exit),
+            probe: a.probe.as_ref().map(|(_, seen)| seen.clone()),
+            upstream: a.upstream.clone(),
+            leader_history: a.leader_history.clone(),
+        };
+        View {
+            now,
+            wall,
+            name: member.name.clone(),
+            tags: Tags::default(),
+            settings: self.plan.settings.clone(),
+            store: a.store.clone(),
+            guard: self.guard_view(m),
+            server,
+            job: self.data_job(m),
+            peers: a.peers.clone(),
+            peers_asked_at: a.peers_asked_at,
+            wishes: a.wishes.clone(),
+            memory: a.memory.clone(),
+        }
+    }
+
+    fn guard_view(&self, m: usize) -> GuardView {
+        let Some(s) = &self.members[m].supervisor else { return GuardView::default() };
+        let lease = s.guard.lease();
+        GuardView {
+            phase: s.guard.phase(),
+            tenure: lease.map(|l| l.tenure),
+            sent_at: lease.map(|l| l.sent_at),
+            deadline: s.guard.deadline(),
+            burned: s.guard.burned(),
+            fresh: s.guard.budget().map_or(Duration::ZERO, |b| b.g),
+            fenceable: true,
+            populated: s.guard.group().populated,
+            stop_requested: s.stop_requested,
+        }
+    }
+
+    fn data_job(&self, m: usize) -> Option<DataJob> {
+        let jobs = &self.members[m].supervisor.as_ref()?.jobs;
+        jobs.iter()
+            .map(|j| DataJob { id: j.id, work: j.work, succeeded: j.succeeded })
+            .max_by_key(|j| (j.succeeded.is_none(), j.id))
+    }
+}
+
+/// The loop.
+async fn turn(ctx: Ctx) {
+    loop {
+        let (bell, sleep) = ctx.with(|w| {
+            let now = w.local(ctx.m);
+            let a = w.members[ctx.m].agent.as_ref().expect("invariant: an agent looks");
+            (a.bell.clone(), a.wake_at.since(now))
+        });
+        let _ = bell.take(&ctx.sim, sleep.max(Duration::from_micros(100))).await;
+        look(&ctx);
+    }
+}
+
+/// One look at the world.
+fn look(ctx: &Ctx) {
+    let m = ctx.m;
+    let actions = ctx.with(|w| {
+        w.sync_link(m);
+        let now = w.local(m);
+        let inspection = w.inspect(m);
+        let no_server = w.members[m].supervisor.as_ref().is_none_or(|s| s.postmaster.is_none());
+        let a = w.members[m].agent.as_mut()?;
+        let awaits_checkpoint = a.awaits_checkpoint();
+        if a.inspection.is_none() || no_server || a.stopping.is_some() || awaits_checkpoint {
+            a.inspection = Some(inspection);
+        }
+        if a.busy {
+            a.wake_at = now.plus(Duration::from_secs(1));
+            let ttl = w.settings().ttl;
+            w.stand(m, now.plus(ttl));
+            return None;
+        }
+        let view = w.view(m);
+        let decision = decide(&view);
+        w.checks.decided(m, w.now, &decision);
+        let a = w.members[m].agent.as_mut()?;
+        // What failed waits, and so does what was done just now; what is more urgent does not.
+        let again = a.batch.as_ref().filter(|b| (b.0, &b.1) == (decision.rule, &decision.actions));
+        let repeat = again.map_or(Boot(0), |(_, _, at)| at.plus(REPEAT_AFTER));
+        let held = if a.rule == decision.rule { repeat.max(a.not_before) } else { Boot(0) };
+        if now < held {
+            a.wake_at = held;
+            w.stand(m, decision.renew_until);
+            return None;
+        }
+        if !decision.actions.is_empty() {
+            a.batch = Some((decision.rule, decision.actions.clone(), now));
+        }
+        let news = a.rule != decision.rule || a.why != decision.why;
+        a.rule = decision.rule;
+        a.why.clone_from(&decision.why);
+        a.memory = decision.memory;
+        a.wake_at = now.plus(decision.wake_after);
+        if news {
+            let code = decision.rule.bytes().fold(7, |h: u64, b| h * 31 % 65_521 + u64::from(b));
+            w.say(Some(m), || format!("{}: {}", decision.rule, decision.why), code);
+        }
+        w.stand(m, decision.renew_until);
+        Some((view, decision.actions))
+    });
+    let Some((view, actions)) = actions else { return };
+    if !actions.is_empty() {
+        ctx.agent(|a| a.busy = true);
+        ctx.sim.spawn(m, action::carry_out(ctx.clone(), view.clone(), actions));
+    }
+    duty::start(ctx, &view);
+}
+
+impl World {
+    /// The lease is renewed only as long as decisions are made.
+    fn stand(&mut self, m: usize, until: Boot) {
+        let (ttl, loop_wait) = (self.settings().ttl, self.settings().loop_wait);
+        let retry_timeout = self.settings().retry_timeout;
+        let phase = self.phase(m);
+        let leads =
+            matches!(phase, Phase::Candidate | Phase::Leading | Phase::Frozen | Phase::Paused);
+        let second = Duration::from_secs(1);
+        let cadence =
+            if leads { (ttl / 10).clamp(ms(200), second * 3) } else { loop_wait.min(ttl / 3) };
+        let within = retry_timeout.min(ttl / 3).max(second);
+        let Some(a) = self.members[m].agent.as_mut() else { return };
+        if a.store.cluster.is_some() {
+            let first = a.standing.is_none();
+            a.standing = Some(Standing { until, ttl, cadence, within });
+            let keeper = a.keeper.clone();
+            if first {
+                self.ring(&keeper, Duration::ZERO);
+            }
+        }
+        let Some(a) = self.members[m].agent.as_mut() else { return };
+        let steady = a.rule.ends_with(".steady");
+        let pace = if steady { (loop_wait / 2).clamp(ms(500), second * 5) } else { ms(100) };
+        if std::mem::replace(&mut a.pace, pace) != pace {
+            let prober = a.prober.clone();
+            self.ring(&prober, Duration::ZERO);
+        }
+    }
+}
+
+async fn read(ctx: Ctx) {
+    loop {
+        let within = ctx.with(|w| w.settings().retry_timeout);
+        let pause = match ctx.read(within).await {
+            Ok(()) => ctx.with(|w| w.settings().loop_wait),
+            Err(_) => {
+                let now = ctx.local();
+                ctx.agent(|a| {
+                    a.store.failing_since = a.store.failing_since.or(Some(now));
+                });
+                ms(500)
+            }
+        };
+        let (bell, reader) = ctx.agent(|a| (a.bell.clone(), a.reader.clone()));
+        bell.put(&ctx.sim, ());
+        let _ = reader.take(&ctx.sim, pause).await;
+    }
+}
+
+async fn probe(ctx: Ctx) {
+    loop {
+        let asked_at = ctx.local();
+        let (pid, answers) = ctx.with(|w| {
+            let s = w.members[ctx.m].supervisor.as_ref();
+            let pid = s.and_then(|s| s.postmaster).map(|(pid, _)| pid);
+            (pid, w.server_moves(ctx.m))
+        });
+        if let Some(pid) = pid.filter(|_| answers) {
+            ctx.sim.sleep(ms(1)).await;
+            let answer = ctx.with(|w| w.probe(ctx.m));
+            let now = ctx.with(|w| {
+                let s = w.members[ctx.m].supervisor.as_ref();
+                s.and_then(|s| s.postmaster).map(|(pid, _)| pid)
+            });
+            if let Some(probe) = answer
+                && now == Some(pid)
+            {
+                let bell = ctx.agent(|a| {
+                    a.probe = Some((pid, Seen { value: Arc::new(probe), at: asked_at }));
+                    a.bell.clone()
+                });
+                bell.put(&ctx.sim, ());
+            }
+        }
+        let (pace, bell) = ctx.agent(|a| (a.pace, a.prober.clone()));
+        let _ = bell.take(&ctx.sim, pace).await;
+    }
+}
+
+/// The standing order to renew.
+async fn keep(ctx: Ctx) {
+    loop {
+        let (standing, bell) = ctx.agent(|a| (a.standing, a.keeper.clone()));
+        let now = ctx.local();
+        let Some(standing) = standing.filter(|s| now < s.until) else {
+            let _ = bell.take(&ctx.sim, ms(500)).await;
+            continue;
+        };
+        let tenure = ctx.with(|w| {
+            let guard = &w.members[ctx.m].supervisor.as_ref()?.guard;
+            guard.lease().map(|l| l.tenure).filter(|t| guard.burned() != Some(*t))
+        });
+        let result = match tenure {
+            Some(_) => lease::confirm(&ctx, standing.within).await,
+            None => lease::renew(&ctx, standing.ttl, standing.within).await.map(drop),
+        };
+        let pause = match result {
+            Ok(()) => standing.cadence,
+            Err(action::Failed::TermChanged) => ms(1),
+            Err(action::Failed::NotOurs) => {
+                let reader = ctx.agent(|a| a.reader.clone());
+                reader.put(&ctx.sim, ());
+                standing.cadence
+            }
+            Err(_) => standing.cadence.min(ms(300)),
+        };
+        ctx.sim.sleep(pause).await;
+    }
+}

@@ -1,0 +1,318 @@
+//! What must hold, told by an observer who sees everything. One function for each sentence; each
+//! counts how often it had something to judge.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::core::budget::{FENCE, SENTINEL};
+use crate::core::decision::Decision;
+use crate::core::guard::Phase;
+use crate::core::lsn::Lsn;
+use crate::core::settings::SyncMode;
+use crate::core::sync::quote;
+
+use super::engine::Time;
+use super::postgres::Place;
+use super::world::{SECOND, World};
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub at: Time,
+    pub what: String,
+}
+
+#[derive(Debug, Default)]
+pub struct Checks {
+    pub violations: Vec<Violation>,
+    pub exercised: BTreeMap<&'static str, u64>,
+    pub rules: BTreeMap<&'static str, u64>,
+    pub acknowledged: u64,
+    /// Acknowledged asynchronously and then overtaken by another history: permitted, and counted.
+    pub lost: u64,
+    pub promotions: u64,
+    pub failovers: u64,
+    pub fences: u64,
+    /// Two could acknowledge, under a documented excuse.
+    pub excused: u64,
+    pub new_leader: Option<String>,
+    leader: Option<(String, i64)>,
+    /// Until then this member's overlap is excused, and why.
+    excused_until: BTreeMap<usize, (Time, &'static str)>,
+    last_primary: Option<usize>,
+    /// Decisions in a row without a pause.
+    hot: BTreeMap<usize, (Time, u32)>,
+}
+
+impl Checks {
+    pub fn exercise(&mut self, what: &'static str) {
+        *self.exercised.entry(what).or_default() += 1;
+    }
+
+    pub fn violate(&mut self, at: Time, what: String) {
+        if self.violations.len() < 20 {
+            self.violations.push(Violation { at, what });
+        }
+    }
+
+    pub fn leader_seen(&mut self, leader: Option<(String, i64)>) {
+        if self.leader == leader {
+            return;
+        }
+        self.new_leader = Some(match &leader {
+            Some((name, revision)) => format!("leader key: {name}, revision {revision}"),
+            None => "leader key: nobody".to_owned(),
+        });
+        self.leader = leader;
+    }
+
+    pub fn phase(&mut self, before: Phase, after: Phase) {
+        // Everything may be fenced; only a confirmed lease makes a leader.
+        let legal = !matches!(
+            (before, after),
+            (Phase::Idle | Phase::Fenced | Phase::Killing | Phase::Sealed, Phase::Leading)
+                | (Phase::Killing, Phase::Frozen | Phase::Idle | Phase::Candidate)
+        );
+        self.exercise("legal transitions");
+        if !legal {
+            self.violate(0, format!("no illegal transition: {before:?} -> {after:?}"));
+        }
+    }
+
+    pub fn became_primary(&mut self, m: usize) {
+        self.promotions += 1;
+        if self.last_primary.is_some_and(|p| p != m) {
+            self.failovers += 1;
+        }
+        self.last_primary = Some(m);
+    }
+
+    /// With nothing new to see a member comes to rest: no thousand decisions in a second.
+    pub fn decided(&mut self, m: usize, now: Time, decision: &Decision) {
+        *self.rules.entry(decision.rule).or_default() += 1;
+        let (since, count) = self.hot.entry(m).or_default();
+        if now - *since > SECOND {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count == 1000 {
+            self.violate(now, format!("no flapping: {} decides without a pause", decision.rule));
+        }
+    }
+}
+
+impl World {
+    /// All that is checked after every event.
+    pub fn check(&mut self) {
+        self.check_one_primary();
+        self.check_deadlines();
+        self.check_sync_pair();
+    }
+
+    /// A client could be told now that its commit is durable.
+    pub fn can_acknowledge(&self, m: usize) -> bool {
+        let Some(server) = self.members[m].server.as_ref().filter(|s| s.writable()) else {
+            return false;
+        };
+        if !self.server_moves(m) {
+            return false;
+        }
+        server.sync_names.is_empty()
+            || server.senders.keys().any(|s| {
+                let named =
+                    server.sync_names == "*" || server.sync_names == quote(&self.members[*s].name);
+                let follows = self.members[*s]
+                    .server
+                    .as_ref()
+                    .is_some_and(|t| t.streaming && t.upstream == Some(m));
+                named && follows && self.server_moves(*s) && self.reaches(m, *s)
+            })
+    }
+
+    /// At most one member can acknowledge a commit at any true time.
+    fn check_one_primary(&mut self) {
+        let able: Vec<usize> =
+            (0..self.members.len()).filter(|m| self.can_acknowledge(*m)).collect();
+        if able.is_empty() {
+            return;
+        }
+        self.checks.exercise("one primary");
+        if able.len() < 2 {
+            return;
+        }
+        let now = self.now;
+        if let Some(excuse) = able.iter().find_map(|m| self.excused(*m)) {
+            self.checks.excused += 1;
+            return self.checks.exercise(excuse);
+        }
+        let names: Vec<&str> = able.iter().map(|m| self.members[*m].name.as_str()).collect();
+        let what = format!("one primary: {} can acknowledge commits", names.join(" and "));
+        self.checks.violate(now, what);
+    }
+
+    /// A member is not writable after its own deadline (and what a fence may take), by its clock.
+    fn check_deadlines(&mut self) {
+        for m in 0..self.members.len() {
+            let writable = self.members[m].server.as_ref().is_some_and(|s| s.writable());
+            if !writable || !self.server_moves(m) {
+                continue;
+            }
+            self.checks.exercise("deadline");
+            let late = match self.members[m].page {
+                // Where freezing takes long the kill decides: it leaves time to end before E.
+                Some((_, kill_by)) if self.members[m].slow_freeze => {
+                    self.local(m) > kill_by.plus(FENCE)
+                }
+                Some((deadline, _)) => self.local(m) > deadline.plus(SENTINEL + FENCE),
+                None => self.phase(m) != Phase::Paused,
+            };
+            let excused = self.excused(m).is_some();
+            if late && !excused {
+                let name = &self.members[m].name;
+                let what = format!(
+                    "deadline: {name} is writable without or after its deadline ({:?}, {:?})",
+                    self.phase(m),
+                    self.members[m].page.map(|(d, _)| self.local(m).since(d)),
+                );
+                self.checks.violate(self.now, what);
+            }
+        }
+    }
+
+    /// Whoever /sync lets win has every commit that can be acknowledged: the names in force are
+    /// those of the key.
+    fn check_sync_pair(&mut self) {
+        if self.settings().synchronous_mode == SyncMode::Off {
+            return;
+        }
+        let Some(sync) = self.store.cluster().sync.as_ref().map(|k| k.value.clone()) else {
+            return;
+        };
+        let Some(leader) = sync.leader.as_deref().and_then(|l| self.find(l)) else { return };
+        for m in 0..self.members.len() {
+            if !self.can_acknowledge(m) {
+                continue;
+            }
+            self.checks.exercise("sync pair");
+            let names = self.members[m].server.as_ref().map(|s| s.sync_names.clone());
+            let covered = sync.standbys.iter().all(|s| names.as_deref() == Some(&quote(s)));
+            let excused = self.excused(m).is_some();
+            if (m != leader || !covered) && !excused {
+                let what = format!(
+                    "sync pair: {} acknowledges under '{}' while /sync is {sync:?}",
+                    self.members[m].name,
+                    names.unwrap_or_default()
+                );
+                self.checks.violate(self.now, what);
+            }
+        }
+    }
+
+    /// A permit is used only while the supervisor holds a fresh confirmation.
+    pub fn check_permit(&mut self, m: usize) {
+        self.checks.exercise("permit");
+        let key = self.store.cluster().leader.clone();
+        let lease = self.members[m].supervisor.as_ref().and_then(|s| s.guard.lease());
+        let holds = key.zip(lease).is_some_and(|(k, l)| k.mod_revision == l.tenure.mod_revision);
+        if self.phase(m) != Phase::Leading || (!holds && self.excused(m).is_none()) {
+            let what = format!("permit: {} starts without the leader key", self.members[m].name);
+            self.checks.violate(self.now, what);
+        }
+    }
+
+    /// No acknowledged synchronous commit is missing from the history of a later leader; nothing
+    /// is promoted while paused; the timelines of successive leaders form one growing history.
+    pub fn check_promotion(&mut self, m: usize, number: u32, fork: Place) {
+        let name = self.members[m].name.clone();
+        let synchronous = self.settings().synchronous_mode != SyncMode::Off;
+        self.checks.exercise("history");
+        if self.settings().paused {
+            self.checks.violate(self.now, format!("paused: {name} was promoted"));
+        }
+        let mut lost = Vec::new();
+        for (i, commit) in self.commits.iter().enumerate() {
+            if !commit.lost && !self.wal.contains(fork, commit.at) {
+                lost.push(i);
+            }
+        }
+        let count = lost.len();
+        for i in &lost {
+            self.commits[*i].lost = true;
+        }
+        if synchronous {
+            self.checks.exercise("nothing lost");
+            if count > 0 {
+                let first = self.commits[lost[0]].at;
+                let what = format!(
+                    "nothing lost: {name} was promoted at {} without {count} acknowledged \
+                     commits, the first at {}",
+                    Lsn(fork.lsn),
+                    Lsn(first.lsn)
+                );
+                self.checks.violate(self.now, what);
+            }
+        } else {
+            self.checks.lost += count as u64;
+        }
+        let taken = self.wal.branches.iter().filter(|b| b.number == number).count() > 1;
+        if taken {
+            self.checks.exercise("timeline number used twice");
+        }
+    }
+
+    /// Nobody follows a history that is not its own: PostgreSQL compares only numbers.
+    pub fn check_stream(&mut self, m: usize, u: usize, mine: Place, theirs: Place) {
+        // PostgreSQL numbers timelines by what each server has seen; decisions cannot prevent that
+        // two promotions give out one number, only that a former primary, whose files tell that it
+        // was one, streams from its twin.
+        let was_primary = self.members[m].disk.dir().is_some_and(|d| d.primary_of == mine.branch);
+        if !was_primary {
+            return self.checks.exercise("excused: a standby streams from a twin timeline");
+        }
+        let what = format!(
+            "history: {} at {} streams from {} at {}, whose timeline {} is another one",
+            self.members[m].name,
+            Lsn(mine.lsn),
+            self.members[u].name,
+            Lsn(theirs.lsn),
+            self.wal.number(theirs.branch),
+        );
+        self.checks.violate(self.now, what);
+    }
+
+    /// No data directory is removed or rewound unless another member has its commits.
+    pub fn check_removal(&mut self, m: usize) {
+        let Some(end) = self.members[m].disk.dir().map(|d| d.end) else { return };
+        self.checks.exercise("removal");
+        let synchronous = self.settings().synchronous_mode != SyncMode::Off;
+        let others: Vec<Place> = (0..self.members.len())
+            .filter(|o| *o != m)
+            .filter_map(|o| self.members[o].disk.dir().map(|d| d.end))
+            .collect();
+        let alone = self
+            .commits
+            .iter()
+            .filter(|c| !c.lost && self.wal.contains(end, c.at))
+            .filter(|c| !others.iter().any(|o| self.wal.contains(*o, c.at)))
+            .count();
+        let name = self.members[m].name.clone();
+        if others.is_empty() || (synchronous && alone > 0) {
+            let what = format!("removal: {name} removes {alone} commits that nobody else has");
+            self.checks.violate(self.now, what);
+        }
+    }
+
+    /// Excuses an overlap that this member may have for a while.
+    pub fn excuse(&mut self, m: usize, length: Duration, why: &'static str) {
+        let until = self.now + length.as_nanos() as u64;
+        let known = self.checks.excused_until.entry(m).or_insert((until, why));
+        if known.0 < until {
+            *known = (until, why);
+        }
+    }
+
+    fn excused(&self, m: usize) -> Option<&'static str> {
+        let (until, why) = self.checks.excused_until.get(&m)?;
+        (self.now <= *until).then_some(*why)
+    }
+}

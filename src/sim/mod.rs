@@ -1,0 +1,79 @@
+//! `pgvigil sim`: a cluster of one to seven members under faults, played from a seed. The members
+//! run `core::decide` and `core::guard` themselves; what is simulated is everything around them:
+//! store, PostgreSQL, network, clocks, processes, operators. Same seed, same run, everywhere.
+
+mod action;
+mod agent;
+mod check;
+mod duty;
+mod engine;
+mod fault;
+mod job;
+mod lease;
+mod order;
+mod postgres;
+mod prng;
+mod run;
+mod server;
+mod store;
+mod supervisor;
+mod transaction;
+mod world;
+
+use std::ffi::OsString;
+
+pub use run::{Report, Verdict, play};
+
+const USAGE: &str = "usage: pgvigil sim --seed N | --seeds COUNT [--seed BASE]";
+
+/// The subcommand; returns the exit code: 0 all promises kept, 1 one was broken, 2 usage.
+pub fn run(args: Vec<OsString>) -> i32 {
+    let Some((base, count)) = parse(&args) else {
+        eprintln!("{USAGE}");
+        return 2;
+    };
+    match count {
+        None => one(base.unwrap_or(0)),
+        Some(count) => many(base.unwrap_or(0), count),
+    }
+}
+
+fn parse(args: &[OsString]) -> Option<(Option<u64>, Option<u64>)> {
+    let (mut base, mut count) = (None, None);
+    let mut words = args.iter().map(|a| a.to_str());
+    while let Some(word) = words.next() {
+        let place = match word? {
+            "--seed" => &mut base,
+            "--seeds" => &mut count,
+            _ => return None,
+        };
+        *place = Some(words.next()??.parse().ok()?);
+    }
+    (base.is_some() || count.is_some()).then_some((base, count))
+}
+
+fn one(seed: u64) -> i32 {
+    let report = play(seed, true);
+    for line in &report.transcript {
+        println!("{line}");
+    }
+    println!("{report}");
+    for (rule, count) in &report.rules {
+        println!("  {count:>8} {rule}");
+    }
+    i32::from(!report.verdict.is_good())
+}
+
+fn many(base: u64, count: u64) -> i32 {
+    let mut sum = run::Sum::default();
+    for seed in base..base.saturating_add(count) {
+        let report = play(seed, false);
+        if !report.verdict.is_good() {
+            println!("{report}");
+            println!("replay: pgvigil sim --seed {seed}");
+        }
+        sum.add(&report);
+    }
+    println!("{sum}");
+    i32::from(sum.failed > 0)
+}

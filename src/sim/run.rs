@@ -1,0 +1,331 @@
+//! One run: safety under faults, then healing and convergence; and what is told of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::core::settings::SyncMode;
+
+use super::check::Violation;
+use super::engine::{Sim, Time};
+use super::fault;
+use super::prng::Prng;
+use super::world::{Host, Plan, SECOND, World, ms};
+
+/// Simulated time under faults.
+const STORM: Time = 900 * SECOND;
+/// Afterwards a leader must be there within this, and all members must stream.
+const LEADER_WITHIN: Time = 240 * SECOND;
+const CALM_WITHIN: Time = 600 * SECOND;
+
+/// Far beyond what a run needs: a run that gets there goes round in circles.
+const EVENTS_MAX: u64 = 3_000_000;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Good,
+    Broken(Vec<Violation>),
+    /// It did not come to rest: what each member said last.
+    Stuck(Vec<String>),
+}
+
+impl Verdict {
+    pub fn is_good(&self) -> bool {
+        *self == Verdict::Good
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub seed: u64,
+    pub plan: Plan,
+    pub verdict: Verdict,
+    pub hash: u64,
+    pub simulated: Time,
+    pub events: u64,
+    pub transcript: Vec<String>,
+    pub exercised: BTreeMap<&'static str, u64>,
+    pub rules: BTreeMap<&'static str, u64>,
+    /// acknowledged, lost, promotions, failovers, fences, excused
+    pub counts: [u64; 6],
+}
+
+/// Plays one seed.
+pub fn play(seed: u64, transcript: bool) -> Report {
+    let mut prng = Prng::new(seed);
+    let plan = fault::draw(&mut prng);
+    let sim = Sim::new(World::new(plan.clone(), prng, transcript));
+    let mut events = 0;
+    begin(&sim);
+    advance(&sim, 60 * SECOND, &mut events, |_| false);
+    strike_again(&sim);
+    advance(&sim, STORM, &mut events, |w| !w.checks.violations.is_empty());
+    let verdict = match broken(&sim) {
+        Some(verdict) => verdict,
+        None => converge(&sim, &mut events),
+    };
+    sim.with(|w| Report {
+        seed,
+        plan,
+        verdict,
+        hash: w.hash,
+        simulated: w.now,
+        events,
+        transcript: w.transcript.take().unwrap_or_default(),
+        exercised: std::mem::take(&mut w.checks.exercised),
+        rules: std::mem::take(&mut w.checks.rules),
+        counts: [
+            w.checks.acknowledged,
+            w.checks.lost,
+            w.checks.promotions,
+            w.checks.failovers,
+            w.checks.fences,
+            w.checks.excused,
+        ],
+    })
+}
+
+fn begin(sim: &Sim) {
+    let members = sim.with(|w| w.members.len());
+    for m in 0..members {
+        let delay = sim.with(|w| w.some_ms(0, 3000));
+        sim.after(delay, move |sim| sim.with(|w| w.start_supervisor(m)));
+    }
+}
+
+fn strike_again(sim: &Sim) {
+    let pause = sim.with(|w| {
+        let kinds = w.plan.faults.kinds.clone();
+        (!kinds.is_empty()).then(|| {
+            let longest = w.plan.faults.pause_ms;
+            w.some_ms(100, longest)
+        })
+    });
+    let Some(pause) = pause else { return };
+    sim.after(pause, |sim| {
+        sim.with(|w| {
+            let kinds = w.plan.faults.kinds.clone();
+            if !kinds.is_empty() {
+                let fault = *w.prng.pick(&kinds);
+                w.strike(fault);
+            }
+        });
+        strike_again(sim);
+    });
+}
+
+/// Lets time pass until then, or until `enough`; checks after every event.
+fn advance(sim: &Sim, until: Time, events: &mut u64, enough: impl Fn(&World) -> bool) -> bool {
+    while sim.step(until) {
+        *events += 1;
+        if *events == EVENTS_MAX {
+            sim.with(|w| w.checks.violate(w.now, "no flapping: too many events".to_owned()));
+            return true;
+        }
+        if sim.with(|w| {
+            w.check();
+            enough(w)
+        }) {
+            return true;
+        }
+    }
+    false
+}
+
+fn broken(sim: &Sim) -> Option<Verdict> {
+    sim.with(|w| {
+        let found = std::mem::take(&mut w.checks.violations);
+        (!found.is_empty()).then_some(Verdict::Broken(found))
+    })
+}
+
+/// Heals, and requires a leader and then rest.
+fn converge(sim: &Sim, events: &mut u64) -> Verdict {
+    let lost = sim.with(|w| {
+        let spare = w.members.len() > 2 && w.settings().synchronous_mode == SyncMode::Off;
+        let last = w.members.len() as u64 - 1;
+        let lost = (spare && w.prng.per_mille(400)).then(|| w.prng.between(0, last) as usize);
+        // Not the one without which no data directory is left that may lead.
+        lost.filter(|m| w.others_may_lead(*m))
+    });
+    sim.with(|w| w.heal(lost));
+    let start = sim.now();
+    let violated = |w: &World| !w.checks.violations.is_empty();
+    advance(sim, start + LEADER_WITHIN, events, |w| violated(w) || w.has_leader());
+    if let Some(verdict) = broken(sim) {
+        return verdict;
+    }
+    if !sim.with(|w| w.has_leader()) {
+        return stuck(sim, "no leader");
+    }
+    advance(sim, start + CALM_WITHIN, events, |w| violated(w) || w.is_calm());
+    if let Some(verdict) = broken(sim) {
+        return verdict;
+    }
+    if !sim.with(|w| w.is_calm()) {
+        return stuck(sim, "not all members stream");
+    }
+    // It stays so.
+    let calm_since = sim.now();
+    advance(sim, calm_since + 30 * SECOND, events, violated);
+    if let Some(verdict) = broken(sim) {
+        return verdict;
+    }
+    if sim.with(|w| w.has_leader()) { Verdict::Good } else { stuck(sim, "the leader did not stay") }
+}
+
+fn stuck(sim: &Sim, what: &str) -> Verdict {
+    sim.with(|w| {
+        let mut lines = vec![format!("{what} {} s after healing", w.now / SECOND)];
+        let key = w.store.cluster().leader.as_ref().map(|l| l.name.clone());
+        lines.push(format!("leader key: {key:?}, /sync: {:?}", w.store.cluster().sync));
+        for m in 0..w.members.len() {
+            let member = &w.members[m];
+            let (rule, why) =
+                member.agent.as_ref().map_or(("no agent", ""), |a| (a.rule, a.why.as_str()));
+            let server = member.server.as_ref().map(|s| (s.ready, s.recovery, s.streaming, s.stop));
+            let end = member.disk.dir().map(|d| (w.wal.number(d.end.branch), d.end, d.state));
+            let phase = w.phase(m);
+            lines.push(format!(
+                "{} {phase:?} {rule}: {why}; server {server:?}, data {end:x?}",
+                member.name
+            ));
+        }
+        Verdict::Stuck(lines)
+    })
+}
+
+impl World {
+    fn alive(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.members.len()).filter(|m| self.members[*m].host == Host::Up)
+    }
+
+    fn others_may_lead(&self, m: usize) -> bool {
+        let end = |o: usize| self.members[o].disk.dir().map(|d| d.end.lsn);
+        let newest =
+            end(m).unwrap_or(0).saturating_sub(self.settings().maximum_lag_on_failover_bytes);
+        (0..self.members.len()).any(|o| o != m && end(o).is_some_and(|end| end >= newest))
+    }
+
+    fn has_leader(&self) -> bool {
+        let Some(key) = &self.store.cluster().leader else { return false };
+        self.find(&key.name).is_some_and(|m| {
+            self.server_moves(m) && self.members[m].server.as_ref().is_some_and(|s| s.writable())
+        })
+    }
+
+    /// One primary, and everybody else streams from it, directly or not.
+    fn is_calm(&self) -> bool {
+        let leader = self.store.cluster().leader.as_ref().and_then(|k| self.find(&k.name));
+        self.has_leader()
+            && self.alive().all(|m| {
+                // Nothing says yet that an unfinished base backup is our own and may be removed.
+                let rubbish = matches!(self.members[m].disk, super::postgres::Disk::Rubbish);
+                Some(m) == leader
+                    || rubbish
+                    || self.members[m].server.as_ref().is_some_and(|s| s.recovery && s.streaming)
+            })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = &self.plan.settings;
+        writeln!(
+            f,
+            "seed {}: {} members, ttl {} s, synchronous {:?}{}, rewind {}, freeze_max {} s",
+            self.seed,
+            self.plan.members,
+            s.ttl.as_secs(),
+            s.synchronous_mode,
+            if s.synchronous_mode_strict { " strict" } else { "" },
+            s.use_pg_rewind,
+            s.freeze_max.as_secs(),
+        )?;
+        writeln!(
+            f,
+            "  faults every {} ms at most: {:?}",
+            self.plan.faults.pause_ms, self.plan.faults.kinds
+        )?;
+        let [acknowledged, lost, promotions, failovers, fences, excused] = self.counts;
+        writeln!(
+            f,
+            "  {} s simulated, {} events, hash {:016x}; {acknowledged} commits acknowledged, \
+             {lost} lost (asynchronous), {promotions} starts as primary, {failovers} on another \
+             member, {fences} fences, {excused} overlaps excused",
+            self.simulated / SECOND,
+            self.events,
+            self.hash,
+        )?;
+        match &self.verdict {
+            Verdict::Good => write!(f, "  GOOD"),
+            Verdict::Broken(violations) => {
+                for v in violations {
+                    let milli = Duration::from_nanos(v.at).max(ms(0)).as_millis();
+                    writeln!(f, "  BROKEN at {milli} ms: {}", v.what)?;
+                }
+                Ok(())
+            }
+            Verdict::Stuck(lines) => {
+                for line in lines {
+                    writeln!(f, "  STUCK {line}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Many runs together.
+#[derive(Debug, Default)]
+pub struct Sum {
+    pub runs: u64,
+    pub failed: u64,
+    pub simulated: Time,
+    pub events: u64,
+    pub exercised: BTreeMap<&'static str, u64>,
+    pub rules: BTreeMap<&'static str, u64>,
+    pub counts: [u64; 6],
+}
+
+impl Sum {
+    pub fn add(&mut self, report: &Report) {
+        self.runs += 1;
+        self.failed += u64::from(!report.verdict.is_good());
+        self.simulated += report.simulated;
+        self.events += report.events;
+        for (name, count) in &report.exercised {
+            *self.exercised.entry(name).or_default() += count;
+        }
+        for (name, count) in &report.rules {
+            *self.rules.entry(name).or_default() += count;
+        }
+        for (sum, count) in self.counts.iter_mut().zip(report.counts) {
+            *sum += count;
+        }
+    }
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [acknowledged, lost, promotions, failovers, fences, excused] = self.counts;
+        writeln!(
+            f,
+            "{} seeds, {} failed; {} h simulated, {} events; {acknowledged} commits acknowledged, \
+             {lost} lost (asynchronous), {promotions} starts as primary, {failovers} on another \
+             member, {fences} fences, {excused} overlaps excused",
+            self.runs,
+            self.failed,
+            self.simulated / SECOND / 3600,
+            self.events
+        )?;
+        for (name, count) in &self.exercised {
+            writeln!(f, "  exercised {count:>10}  {name}")?;
+        }
+        for rule in crate::core::decide::rules() {
+            let count = self.rules.get(rule.id).copied().unwrap_or(0);
+            writeln!(f, "  rule      {count:>10}  {}", rule.id)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Transactions on the store, as `agent::store` makes them.
+
+use crate::core::cluster::{FailoverRequest, Handover, SyncState, Tenure};
+use crate::core::decision::{Action, RecordIs};
+use crate::core::view::View;
+
+use super::action::{Done, Failed, label};
+use super::agent::{CallError, Ctx};
+use super::lease::{confirm, renew};
+use super::store::{Answer, Compare, Request, Write};
+
+/// The leader key is still this tenure's.
+pub fn under(tenure: Tenure) -> Compare {
+    Compare::Leader { lease_id: tenure.lease_id, mod_revision: tenure.mod_revision }
+}
+
+pub async fn commit(
+    ctx: &Ctx,
+    v: &View,
+    compares: Vec<Compare>,
+    writes: Vec<Write>,
+) -> Result<bool, Failed> {
+    let request = Request::Transaction { compares, writes };
+    match ctx.call(request, v.settings.retry_timeout).await? {
+        Answer::Done { succeeded } => Ok(succeeded),
+        _ => Err(Failed::Store(CallError::Refused)),
+    }
+}
+
+pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
+    match action {
+        // Nobody pauses here: there is no record.
+        Action::AcquireLeader { sync_revision, record: RecordIs::Absent } => {
+            acquire(ctx, v, vec![Compare::LeaderAbsent], sync_revision, Vec::new()).await
+        }
+        Action::TakeHandover { note_revision, leader_revision, sync_revision } => {
+            let compares = vec![
+                Compare::LeaderRevision(leader_revision),
+                Compare::HandoverRevision(note_revision),
+            ];
+            let writes = vec![Write::NoHandover, Write::Failover(FailoverRequest::default())];
+            acquire(ctx, v, compares, sync_revision, writes).await
+        }
+        Action::WriteShutdownStatus { tenure, lsn } => {
+            let mut status = v.cluster().map(|c| c.status.clone()).unwrap_or_default();
+            status.optime = Some(lsn);
+            commit(ctx, v, vec![under(tenure)], vec![Write::Status(status)]).await.map(drop)
+        }
+        Action::WriteHandover { tenure, to, lsn } => {
+            let leader_mod_revision = tenure.mod_revision;
+            let note = Handover { from: v.name.clone(), to, lsn, leader_mod_revision };
+            commit(ctx, v, vec![under(tenure)], vec![Write::Handover(note)]).await.map(drop)
+        }
+        Action::DeleteLeader { tenure } => {
+            if v.guard.burned != Some(tenure) {
+                return Err(Failed::Precondition("the release was not granted"));
+            }
+            let writes = vec![Write::NoLeader, Write::NoHandover];
+            commit(ctx, v, vec![under(tenure)], writes).await.map(drop)
+        }
+        Action::ClearFailover { revision } => {
+            let writes = vec![Write::Failover(FailoverRequest::default())];
+            commit(ctx, v, vec![Compare::FailoverRevision(revision)], writes).await.map(drop)
+        }
+        Action::WriteSync { tenure, revision, state } => {
+            write_sync(ctx, v, tenure, revision, state).await
+        }
+        other => {
+            // Nobody pauses here and ttl stays: a decision that wants more is wrong.
+            let what = format!("not modelled: {}", label(&other));
+            ctx.with(|w| w.checks.violate(w.now, what));
+            Err(Failed::Precondition("not modelled"))
+        }
+    }
+}
+
+async fn write_sync(ctx: &Ctx, v: &View, tenure: Tenure, revision: i64, state: SyncState) -> Done {
+    let compares = vec![under(tenure), Compare::SyncRevision(revision)];
+    if commit(ctx, v, compares, vec![Write::Sync(state)]).await? {
+        Ok(())
+    } else {
+        Err(Failed::Precondition("/sync was changed by somebody else"))
+    }
+}
+
+/// Renew, then one transaction, then confirm.
+async fn acquire(
+    ctx: &Ctx,
+    v: &View,
+    mut compares: Vec<Compare>,
+    sync_revision: Option<i64>,
+    mut writes: Vec<Write>,
+) -> Done {
+    let within = v.settings.retry_timeout;
+    let lease = renew(ctx, v.settings.ttl, within).await?;
+    compares.extend(sync_revision.map(Compare::SyncRevision));
+    writes.push(Write::Leader { name: v.name.clone(), lease_id: lease.id });
+    let request = Request::Transaction { compares, writes };
+    match ctx.call(request, within).await {
+        Ok(Answer::Done { succeeded: true }) => {}
+        Ok(_) => return Ok(()),
+        Err(CallError::Timeout) => {
+            let Answer::Leader { key, .. } = ctx.call(Request::Leader, within).await? else {
+                return Err(Failed::NotOurs);
+            };
+            if key.is_none_or(|key| key.lease_id != lease.id) {
+                return Err(Failed::Store(CallError::Timeout));
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    confirm(ctx, within).await
+}

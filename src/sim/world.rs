@@ -1,0 +1,279 @@
+//! Everything that exists in a run: the store, the members, the network between them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::core::settings::Settings;
+use crate::core::time::{Boot, Wall};
+
+use super::agent::Agent;
+use super::check::Checks;
+use super::engine::{Act, Sim, Slot, Time};
+use super::postgres::{Commit, Disk, Server, Wal};
+use super::prng::Prng;
+use super::store::{Answer, Request, Store};
+use super::supervisor::Supervisor;
+
+/// The store's place in the network.
+pub const STORE: usize = usize::MAX;
+
+/// What a seed draws before the run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub members: usize,
+    pub settings: Settings,
+    pub faults: super::fault::Faults,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    Up,
+    /// Nothing runs, the clocks do: a stalled hypervisor, a suspend.
+    Frozen,
+    Down,
+}
+
+pub struct Member {
+    pub name: String,
+    /// How much faster than true time its clock runs.
+    pub rate_ppm: i64,
+    pub boot_offset: u64,
+    pub host: Host,
+    pub disk: Disk,
+    pub supervisor: Option<Supervisor>,
+    /// What the sentinel reads: deadline and kill-by.
+    pub page: Option<(Boot, Boot)>,
+    pub fencing_since: Option<Boot>,
+    /// The postgres group stands still; or was told to.
+    pub frozen: bool,
+    pub freeze_wanted: bool,
+    pub server: Option<Server>,
+    pub agent: Option<Agent>,
+    pub pids: i32,
+    pub generations: u32,
+    /// A stopped leader of the store answers this member's renewals from memory until then.
+    pub stale_store_until: Time,
+    /// It is wanted that this member runs.
+    pub enabled: bool,
+    /// Freezes take long on this host, just now.
+    pub slow_freeze: bool,
+}
+
+pub struct World {
+    pub now: Time,
+    pub outbox: Vec<(Time, Act)>,
+    pub prng: Prng,
+    pub plan: Plan,
+    pub store: Store,
+    pub expiry_at: Option<Time>,
+    pub wal: Wal,
+    pub commits: Vec<Commit>,
+    pub members: Vec<Member>,
+    /// Directions in which nothing gets through.
+    pub cut: BTreeSet<(usize, usize)>,
+    /// Answers lost and requests lost, per mille.
+    pub loss: u64,
+    pub slow: u64,
+    pub transcript: Option<Vec<String>>,
+    pub hash: u64,
+    pub checks: Checks,
+}
+
+pub fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+pub const SECOND: Time = 1_000_000_000;
+
+impl World {
+    pub fn new(plan: Plan, mut prng: Prng, transcript: bool) -> World {
+        let rate = |prng: &mut Prng| prng.between(0, 8000) as i64 - 4000;
+        let store = Store::new(rate(&mut prng));
+        let members = (0..plan.members)
+            .map(|i| Member {
+                name: char::from(b'a' + i as u8).to_string(),
+                rate_ppm: rate(&mut prng),
+                boot_offset: prng.between(100, 1_000_000) * SECOND,
+                host: Host::Up,
+                disk: Disk::Empty,
+                supervisor: None,
+                page: None,
+                fencing_since: None,
+                frozen: false,
+                freeze_wanted: false,
+                server: None,
+                agent: None,
+                pids: 100,
+                generations: 0,
+                stale_store_until: 0,
+                enabled: true,
+                slow_freeze: false,
+            })
+            .collect();
+        World {
+            now: 0,
+            outbox: Vec::new(),
+            prng,
+            plan,
+            store,
+            expiry_at: None,
+            wal: Wal::default(),
+            commits: Vec::new(),
+            members,
+            cut: BTreeSet::new(),
+            loss: 0,
+            slow: 0,
+            transcript: transcript.then(Vec::new),
+            hash: 0xCBF2_9CE4_8422_2325,
+            checks: Checks::default(),
+        }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.plan.settings
+    }
+
+    pub fn say(&mut self, who: Option<usize>, what: impl FnOnce() -> String, code: u64) {
+        // FNV-1a over time and code: the same for every run of a seed.
+        for part in [self.now, who.map_or(99, |m| m as u64), code] {
+            self.hash = (self.hash ^ part).wrapping_mul(0x0100_0000_01B3);
+        }
+        let name = who.map_or("-", |m| self.members[m].name.as_str()).to_owned();
+        let now = self.now;
+        if let Some(lines) = &mut self.transcript {
+            let (s, milli) = (now / SECOND, now % SECOND / 1_000_000);
+            lines.push(format!("{s:>4}.{milli:03} {name} {}", what()));
+        }
+    }
+
+    pub fn later(&mut self, delay: Duration, act: impl FnOnce(&Sim) + 'static) {
+        self.outbox.push((self.now + delay.as_nanos() as u64, Box::new(act)));
+    }
+
+    pub fn ring(&mut self, bell: &Slot<()>, delay: Duration) {
+        let bell = bell.clone();
+        self.later(delay, move |sim| bell.put(sim, ()));
+    }
+
+    /// A length of time in milliseconds.
+    pub fn some_ms(&mut self, low: u64, high: u64) -> Duration {
+        ms(self.prng.between(low, high))
+    }
+
+    pub fn local(&self, m: usize) -> Boot {
+        let member = &self.members[m];
+        let drift = i128::from(self.now) * i128::from(member.rate_ppm) / 1_000_000;
+        Boot((i128::from(member.boot_offset) + i128::from(self.now) + drift) as u64)
+    }
+
+    /// When this member's clock will show that.
+    pub fn true_time(&self, m: usize, at: Boot) -> Time {
+        let ahead = i128::from(at.since(self.local(m)).as_nanos() as u64);
+        let rate = i128::from(1_000_000 + self.members[m].rate_ppm);
+        self.now + (ahead * 1_000_000 / rate) as u64 + 1
+    }
+
+    pub fn wall(&self) -> Wall {
+        Wall((self.now / 1000) as i64)
+    }
+
+    pub fn agent(&mut self, m: usize) -> Option<&mut Agent> {
+        self.members[m].agent.as_mut()
+    }
+
+    pub fn agent_frozen(&self, m: usize) -> bool {
+        let member = &self.members[m];
+        member.host != Host::Up || member.agent.as_ref().is_some_and(|a| a.frozen)
+    }
+
+    pub fn reaches(&self, from: usize, to: usize) -> bool {
+        !self.cut.contains(&(from, to))
+    }
+
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.members.iter().position(|m| m.name == name)
+    }
+
+    /// How long a message is on its way.
+    pub fn delay(&mut self) -> Duration {
+        if self.prng.per_mille(self.slow) {
+            self.some_ms(50, 4000)
+        } else {
+            Duration::from_micros(self.prng.between(200, 4000))
+        }
+    }
+
+    /// Sends a request to the store; the answer, if any, goes to the slot. `Err`: refused.
+    pub fn request(&mut self, m: usize, request: Request, slot: Slot<Result<Answer, ()>>) {
+        if !self.reaches(m, STORE) || self.prng.per_mille(self.loss) {
+            return;
+        }
+        if !self.store.up {
+            if self.prng.per_mille(500) {
+                self.later(ms(1), move |sim| slot.put(sim, Err(())));
+            }
+            return;
+        }
+        let delay = self.delay();
+        self.later(delay, move |sim| sim.with(|w| w.arrive(m, request, slot)));
+    }
+
+    fn arrive(&mut self, m: usize, request: Request, slot: Slot<Result<Answer, ()>>) {
+        if !self.store.up {
+            return;
+        }
+        let stale = self.members[m].stale_store_until > self.now;
+        let answer = match request {
+            Request::KeepAlive(_) if stale => {
+                let c = self.store.cluster();
+                let (term, cluster_id) = (c.raft_term - 1, c.cluster_id);
+                Answer::Renewed { alive: true, term, cluster_id }
+            }
+            request => self.store.handle(request, self.now),
+        };
+        self.store_changed();
+        if self.reaches(STORE, m) && !self.prng.per_mille(self.loss) {
+            let delay = self.delay();
+            self.later(delay, move |sim| slot.put(sim, Ok(answer)));
+        }
+    }
+
+    /// Tells watchers, and looks after leases.
+    pub fn store_changed(&mut self) {
+        if let Some(at) = self.store.next_expiry()
+            && self.expiry_at.is_none_or(|known| at < known || known <= self.now)
+        {
+            self.expiry_at = Some(at);
+            // The store looks at its leases twice a second.
+            let late = self.some_ms(0, 500);
+            let delay = Duration::from_nanos(at.saturating_sub(self.now)) + late;
+            self.later(delay, |sim| {
+                sim.with(|w| {
+                    w.expiry_at = None;
+                    if w.store.up {
+                        w.store.expire(w.now);
+                        w.store_changed();
+                    }
+                });
+            });
+        }
+        if !std::mem::take(&mut self.store.changed) {
+            return;
+        }
+        let leader = self.store.cluster().leader.as_ref();
+        let code = leader.map_or(0, |l| l.mod_revision as u64);
+        self.checks.leader_seen(leader.map(|l| (l.name.clone(), l.mod_revision)));
+        if let Some(text) = self.checks.new_leader.take() {
+            self.say(None, || text, code);
+        }
+        for m in 0..self.members.len() {
+            if let Some(agent) = &self.members[m].agent
+                && self.reaches(STORE, m)
+            {
+                let bell = agent.reader.clone();
+                let delay = self.delay();
+                self.ring(&bell, delay);
+            }
+        }
+    }
+}
