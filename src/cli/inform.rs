@@ -1,0 +1,237 @@
+//! Commands that only tell: list, topology, history, version, explain; and remove.
+
+use std::thread;
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::core::cluster::{Cluster, Member};
+
+use super::args::{Explain, History, List, Remove, Role, Topology, Version, Watch};
+use super::console::Console;
+use super::members::{self, Layout};
+use super::output::{Format, Listing};
+use super::selection;
+use super::session::{Answer, Session};
+use super::{Failure, PATRONI_VERSION, schedule};
+
+impl Watch {
+    /// Time between two looks; `None`: one look is enough.
+    pub fn interval(&self) -> Result<Option<Duration>, Failure> {
+        match self.watch_secs {
+            None => Ok(self.watch_2s.then(|| Duration::from_secs(2))),
+            Some(secs) if secs <= 0.0 => Ok(self.watch_2s.then(|| Duration::from_secs(2))),
+            Some(secs) => Duration::try_from_secs_f64(secs).map(Some).map_err(|_| {
+                Failure::Message(format!("Invalid value for '-w': {secs} is not a time"))
+            }),
+        }
+    }
+}
+
+/// Runs once, or again and again until interrupted.
+fn watching(
+    session: &mut Session,
+    watch: &Watch,
+    mut look: impl FnMut(&mut Session) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let interval = watch.interval()?;
+    loop {
+        if interval.is_some() {
+            clear(&mut session.console)?;
+        }
+        look(session)?;
+        match interval {
+            Some(interval) => thread::sleep(interval),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn clear(console: &mut Console) -> Result<(), Failure> {
+    if console.terminal { console.print("\x1b[2J\x1b[1;1H") } else { Ok(()) }
+}
+
+/// `list`.
+pub fn list(session: &mut Session, options: &List) -> Result<(), Failure> {
+    let names = names(session, &options.clusters);
+    let layout = Layout::List(options.format);
+    watching(session, &options.watch, |session| {
+        if options.timestamp {
+            session.console.say(&schedule::now())?;
+        }
+        show(session, &names, options.extended, layout)
+    })
+}
+
+/// `topology`.
+pub fn topology(session: &mut Session, options: &Topology) -> Result<(), Failure> {
+    let names = names(session, &options.clusters);
+    watching(session, &options.watch, |session| show(session, &names, false, Layout::Topology))
+}
+
+fn names(session: &Session, given: &[String]) -> Vec<String> {
+    if given.is_empty() && session.configured_scope().is_none() {
+        eprintln!("warning: Listing members: No cluster names were provided");
+    }
+    if given.is_empty() {
+        session.configured_scope().into_iter().map(str::to_owned).collect()
+    } else {
+        given.to_vec()
+    }
+}
+
+fn show(
+    session: &mut Session,
+    names: &[String],
+    extended: bool,
+    layout: Layout,
+) -> Result<(), Failure> {
+    for name in names {
+        let cluster = session.read(name)?;
+        session.console.print(&members::render(&cluster, name, extended, layout))?;
+    }
+    Ok(())
+}
+
+/// `history`.
+pub fn history(session: &mut Session, options: &History) -> Result<(), Failure> {
+    let name = session.scope(options.cluster.as_deref())?;
+    let cluster = session.read(&name)?;
+    session.console.print(&render_history(&cluster, options.format))
+}
+
+fn render_history(cluster: &Cluster, format: Format) -> String {
+    let cell = |text: &Option<String>| json!(text.as_deref().unwrap_or_default());
+    let rows = cluster.history.iter().map(|entry| {
+        let (timestamp, leader) = (cell(&entry.timestamp), cell(&entry.new_leader));
+        vec![json!(entry.timeline), json!(entry.lsn.0), json!(entry.reason), timestamp, leader]
+    });
+    let left = ["Reason", "Timestamp", "New Leader"].map(|name| (name, false));
+    let columns = [("TL", true), ("LSN", true)].into_iter().chain(left).collect();
+    Listing { title: None, columns, rows: rows.collect(), omit_empty: false }.render(format)
+}
+
+/// `version`.
+pub fn version(session: &mut Session, options: &Version) -> Result<(), Failure> {
+    session.console.say(&format!("patronictl version {PATRONI_VERSION}"))?;
+    let Some(name) = &options.cluster else { return Ok(()) };
+    session.console.say("")?;
+    let cluster = session.read(name)?;
+    for member in asked(&cluster, &options.members) {
+        let answer = session.request(member, Method::GET, "patroni", None);
+        let line = match answer.map(|answer| answer.json()) {
+            Ok(Value::Object(status)) => versions(&Value::Object(status)),
+            Ok(_) => "failed to get version: the answer is not a JSON object".to_owned(),
+            Err(Failure::Message(why)) => format!("failed to get version: {why}"),
+            Err(failure) => return Err(failure),
+        };
+        session.console.say(&format!("{}: {line}", member.name))?;
+    }
+    Ok(())
+}
+
+/// `Patroni 4.1.4 PostgreSQL 15.18`.
+fn versions(status: &Value) -> String {
+    let patroni = status["patroni"]["version"].as_str().unwrap_or("None");
+    match status["server_version"].as_u64() {
+        Some(server) => {
+            let (major, minor) = (server / 10_000, server % 10_000);
+            format!("Patroni {patroni} PostgreSQL {major}.{minor}")
+        }
+        None => format!("Patroni {patroni}"),
+    }
+}
+
+/// Members with a REST API among those named, or all of them.
+fn asked<'a>(cluster: &'a Cluster, names: &[String]) -> Vec<&'a Member> {
+    let members = selection::with_role(cluster, Role::Any).into_iter();
+    let named = |member: &&Member| names.is_empty() || names.contains(&member.name);
+    members.filter(|member| !member.api_url.is_empty()).filter(named).collect()
+}
+
+/// `explain`: each member's last decision, the rule behind it, who else could lead as that member
+/// sees it, and the decisions before.
+pub fn explain(session: &mut Session, options: &Explain) -> Result<(), Failure> {
+    let name = session.scope(options.cluster.as_deref())?;
+    let cluster = session.read(&name)?;
+    let members = asked(&cluster, &options.members);
+    if let Some(stranger) = options.members.iter().find(|n| !cluster.members.contains_key(*n)) {
+        return Err(Failure::Message(format!("{stranger} is not a member of cluster")));
+    }
+    for member in members {
+        let text = match session.request(member, Method::GET, "explain", None) {
+            Ok(answer) => explanation(member, &answer),
+            Err(Failure::Message(why)) => format!("{}: does not answer\n  {why}\n", member.name),
+            Err(failure) => return Err(failure),
+        };
+        session.console.print(&text)?;
+    }
+    Ok(())
+}
+
+fn explanation(member: &Member, answer: &Answer) -> String {
+    let name = &member.name;
+    let document = answer.json();
+    // Patroni answers any path, with its status.
+    let Some(rule) = document["rule"].as_str() else {
+        return format!("{name}: is a Patroni and does not explain itself; see its log\n");
+    };
+    if rule.is_empty() {
+        return format!("{name}: has not decided anything yet\n");
+    }
+    let mut text = format!("{name}: {rule}\n  {}\n", document["why"].as_str().unwrap_or_default());
+    for member in document["candidates"].as_array().into_iter().flatten() {
+        text.push_str(&format!("  {}\n", candidacy(member)));
+    }
+    for line in document["decisions"].as_array().into_iter().flatten() {
+        text.push_str(&format!("    {}\n", line.as_str().unwrap_or_default()));
+    }
+    text
+}
+
+fn candidacy(member: &Value) -> String {
+    let name = member["name"].as_str().unwrap_or_default();
+    let obstacles = member["obstacles"].as_array().into_iter().flatten();
+    let obstacles: Vec<&str> = obstacles.filter_map(Value::as_str).collect();
+    if obstacles.is_empty() {
+        let behind = member["behind_bytes"].as_u64().unwrap_or_default();
+        return format!("{name} could lead, {behind} bytes behind");
+    }
+    format!("{name} could not lead: {}", obstacles.join("; "))
+}
+
+/// `remove`: forgets the cluster in the store, after three questions.
+pub fn remove(session: &mut Session, options: &Remove) -> Result<(), Failure> {
+    let name = &options.cluster;
+    let cluster = session.read(name)?;
+    let layout = Layout::List(options.format);
+    session.console.print(&members::render(&cluster, name, false, layout))?;
+    let confirmed = session.console.prompt("Please confirm the cluster name to remove", None)?;
+    if confirmed != *name {
+        return Err(Failure::message("Cluster names specified do not match"));
+    }
+    let sentence = "Yes I am aware";
+    let question = format!(
+        "You are about to remove all information in DCS for {name}, please type: \"{sentence}\""
+    );
+    if session.console.prompt(&question, None)? != sentence {
+        return Err(Failure::Message(format!("You did not exactly type \"{sentence}\"")));
+    }
+    if let Some(leader) = &cluster.leader {
+        let question =
+            "This cluster currently is healthy. Please specify the leader name to continue";
+        if session.console.prompt(question, None)? != leader.name {
+            return Err(Failure::message("You did not specify the current leader of the cluster"));
+        }
+    }
+    if session.delete(name, &cluster)? {
+        Ok(())
+    } else {
+        Err(Failure::message("the leader changed meanwhile; nothing was removed"))
+    }
+}
+
+#[cfg(test)]
+#[path = "inform_tests.rs"]
+mod tests;

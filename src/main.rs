@@ -1,0 +1,123 @@
+//! Dispatch: which of the programs in this one file is wanted.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::stdout;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use pgvigil::{agent, cli, config, sim, supervisor};
+
+/// PostgreSQL high availability: supervises a member of a cluster, as `patroni CONFIG` does.
+#[derive(Parser)]
+#[command(name = "pgvigil", version, args_conflicts_with_subcommands = true)]
+struct Pgvigil {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    member: Member,
+}
+
+#[derive(Args)]
+struct Member {
+    /// Configuration: a file, or a directory of *.yml and *.yaml files (a file with the name of a
+    /// subcommand is written ./NAME). Without one, the variables PATRONI_* are the configuration
+    config: Option<PathBuf>,
+    /// Control group of this member (version 2); as root, made if need be and handed to the user;
+    /// default: the one it is in
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+    /// Whom to become when started as root; default: the owner of the data directory
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Look at a cluster and steer it; the same as pgvigilctl
+    #[command(disable_help_flag = true)]
+    Ctl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Check a configuration and print every problem with its place; exit 0: it can be run
+    CheckConfig {
+        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
+        config: Option<PathBuf>,
+    },
+    /// Play a cluster under faults: --seed N, or --seeds COUNT [--seed BASE]
+    #[command(disable_help_flag = true)]
+    Sim {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Exit 0: asked by a running supervisor before this file takes its place
+    #[command(hide = true)]
+    SelfCheck,
+    /// Process 2, started by the supervisor
+    #[command(hide = true)]
+    Agent { config: Option<PathBuf> },
+}
+
+fn main() {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let name = args.first().map(PathBuf::from).unwrap_or_default();
+    let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if name == "pgvigilctl" || name == "patronictl" {
+        std::process::exit(cli::run(args));
+    }
+    let parsed = Pgvigil::parse_from(args);
+    std::process::exit(match parsed.command {
+        Some(Command::Ctl { args }) => cli::run(with_name("pgvigil ctl", args)),
+        Some(Command::Sim { args }) => sim::run(args),
+        Some(Command::CheckConfig { config }) => check_config(config.as_deref()),
+        Some(Command::SelfCheck) => 0,
+        Some(Command::Agent { config }) => agent::run(config, environment()),
+        None => supervise(parsed.member),
+    });
+}
+
+fn with_name(name: &str, args: Vec<OsString>) -> Vec<OsString> {
+    std::iter::once(name.into()).chain(args).collect()
+}
+
+/// The variables that are configuration.
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars().filter(|(name, _)| name.starts_with("PATRONI")).collect()
+}
+
+fn check_config(path: Option<&Path>) -> i32 {
+    match config::check_config(path, &environment(), &mut stdout()) {
+        Ok(code) => i32::from(code),
+        Err(error) => {
+            eprintln!("pgvigil: cannot print: {error}");
+            1
+        }
+    }
+}
+
+fn supervise(member: Member) -> i32 {
+    // Nothing runs yet: a configuration that is wrong is refused before anything is prepared.
+    let loaded = match config::load(member.config.as_deref(), &environment()) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("{problem}");
+            }
+            return 1;
+        }
+    };
+    let user = member.user.or_else(|| owner(Path::new(&loaded.local.postgresql.data_dir)));
+    let config = member.config.map(|path| path.to_string_lossy().into_owned());
+    let mut options = supervisor::Options::new(config);
+    options.cgroup = member.cgroup;
+    options.user = user;
+    supervisor::run(options)
+}
+
+/// The owner of an existing data directory, unless that is root: PostgreSQL refuses root.
+fn owner(data_dir: &Path) -> Option<String> {
+    let uid = std::fs::metadata(data_dir).ok()?.uid();
+    (uid != 0).then(|| uid.to_string())
+}
