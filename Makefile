@@ -1,0 +1,41 @@
+# make setup          install what is missing, from the distribution
+# make demo           a cluster of three on loopback, to play with, until Ctrl-C
+# make demo-failover  the same, with faults and a verdict
+# make test           everything that can be checked here
+# make bench          write gaps and costs; SUT=patroni measures Patroni, RUNS=n repeats n times
+# make lint, unit, parts, cluster [SCENARIO=name]     pieces of it
+
+.PHONY: demo demo-failover test lint unit parts cluster bench build setup
+
+demo: build
+	@packaging/demo.sh
+
+demo-failover: build
+	@packaging/demo.sh failover
+
+test: lint unit parts cluster
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+unit: setup
+	cargo test --locked --lib --bins
+
+# Everything in tests/ but the scenarios on real clusters: those run one after the other, because
+# their times are judged, and print what they saw.
+parts: setup
+	cargo test --locked --test tests -- --skip cluster:: --skip dcs:: --skip sim::
+	cargo test --locked --test tests -- --test-threads=1 dcs:: sim::
+
+cluster: setup
+	cargo test --locked --test tests -- --nocapture --test-threads=1 cluster::
+
+bench: setup
+	cargo test --locked --release --test tests -- --nocapture --ignored bench::
+
+build: setup
+	cargo build --locked
+
+setup:
+	@packaging/setup.sh

@@ -1,0 +1,66 @@
+#!/bin/sh
+# Installs what pgvigil's build, demo and tests need, from the distribution, if it is missing.
+# Starts nothing: no PostgreSQL cluster is created, etcd stays off; what already ran goes on.
+set -eu
+
+missing=
+need() { # command package...
+    command=$1
+    shift
+    command -v "$command" >/dev/null || missing="$missing $*"
+}
+PATH=$PATH:/usr/sbin:/sbin
+set -- /usr/lib/postgresql/*/bin/postgres
+[ -x "$1" ] || missing="$missing postgresql"
+need psql postgresql-client
+need etcd etcd-server
+need etcdctl etcd-client
+need protoc protobuf-compiler
+need cc gcc libc6-dev
+need ip iproute2
+need setpriv util-linux
+[ -d /usr/include/google/protobuf ] || missing="$missing libprotobuf-dev"
+# Patroni in the benchmark is installed into a virtual environment.
+[ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import ensurepip' 2>/dev/null ||
+    missing="$missing python3-venv"
+
+if [ -z "$missing" ]; then
+    exit 0
+fi
+if ! command -v apt-get >/dev/null; then
+    echo "setup: missing:$missing; there is no apt-get here, please install them yourself" >&2
+    exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+    echo "setup: installing$missing with sudo"
+    exec sudo "$0"
+fi
+
+echo "setup: installing$missing"
+no_cluster=/etc/postgresql-common/createcluster.d/pgvigil-setup.conf
+policy=/usr/sbin/policy-rc.d
+made_policy=
+clean() {
+    rm -f "$no_cluster"
+    rmdir --ignore-fail-on-non-empty "${no_cluster%/*}"
+    [ -z "$made_policy" ] || rm -f "$policy"
+}
+trap clean EXIT
+trap 'exit 1' INT TERM
+mkdir -p "${no_cluster%/*}"
+echo 'create_main_cluster = false' >"$no_cluster"
+# Asked by the packages' scripts before they start, stop or restart anything.
+if [ ! -e "$policy" ]; then
+    made_policy=1
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+export DEBIAN_FRONTEND=noninteractive
+echo "setup: apt-get update"
+apt-get -q=2 update
+# shellcheck disable=SC2086
+apt-get -q=2 -o Dpkg::Use-Pty=0 install --yes --no-install-recommends $missing
+case " $missing " in
+*" etcd-server "*) update-rc.d etcd disable >/dev/null 2>&1 || true ;; # nor at the next boot
+esac
+echo "setup: done"

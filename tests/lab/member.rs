@@ -1,0 +1,151 @@
+//! One member: the program under test at its own host, with its own directory and, by choice, its
+//! own control group.
+
+use std::fs::{self, File};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::net::{Host, Network};
+use super::process::{self, child_with, control_groups, lives, signal};
+use super::wait::wait_until;
+use super::{Means, Settings, config, make_directory, postgres_user, run_as_postgres};
+
+pub struct Member {
+    pub number: u8,
+    directory: PathBuf,
+    /// The program and its first arguments.
+    command: Vec<String>,
+    control_group: Option<PathBuf>,
+    namespace: PathBuf,
+    child: Option<Child>,
+}
+
+impl Member {
+    /// Writes the configuration; starts nothing.
+    pub fn new(
+        settings: &Settings,
+        number: u8,
+        base: &Path,
+        program: &[String],
+        network: &Network,
+    ) -> Member {
+        let host = Host::Member(number);
+        let directory = base.join(format!("m{number}"));
+        make_directory(&directory);
+        let file = directory.join("config.yml");
+        fs::write(&file, config::render(settings, number, &directory)).expect("configuration");
+        let control_group = match settings.means {
+            Means::ControlGroup => Some(make_control_group(&network.unique_name(host))),
+            Means::Descent => None,
+        };
+        let mut command = program.to_vec();
+        if let Some(path) = &control_group {
+            command.extend(["--cgroup".to_owned(), path.display().to_string()]);
+        }
+        command.push(file.display().to_string());
+        let namespace = network.path(host);
+        Member { number, directory, command, control_group, namespace, child: None }
+    }
+
+    pub fn name(&self) -> String {
+        format!("m{}", self.number)
+    }
+
+    pub fn host(&self) -> Host {
+        Host::Member(self.number)
+    }
+
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// What the member and its PostgreSQL wrote to standard output and error.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(self.directory.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "{} runs already", self.name());
+        let log = File::options().create(true).append(true).open(self.directory.join("log"));
+        let log = log.expect("log file");
+        let mut command =
+            run_as_postgres(&self.namespace, self.control_group.as_deref(), &self.command);
+        let command = command.current_dir(&self.directory).stdin(Stdio::null());
+        let command = command.stdout(log.try_clone().expect("log file")).stderr(log);
+        self.child = Some(command.spawn().expect("the member's program"));
+    }
+
+    /// The main process: pgvigil's supervisor, or Patroni.
+    pub fn supervisor(&self) -> i32 {
+        let child = self.child.as_ref().expect("a started member");
+        i32::try_from(child.id()).expect("a pid")
+    }
+
+    /// pgvigil's agent.
+    pub fn agent(&self) -> Option<i32> {
+        child_with(self.supervisor(), |arguments| {
+            arguments.get(1).is_some_and(|argument| argument == "agent")
+        })
+    }
+
+    /// The postmaster, if it lives.
+    pub fn postmaster(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.data_directory().join("postmaster.pid")).ok()?;
+        text.lines().next()?.trim().parse().ok().filter(|&pid| lives(pid))
+    }
+
+    pub fn signal_postmaster(&self, wanted: Signal) {
+        signal(self.postmaster().expect("a postmaster"), wanted);
+    }
+
+    /// SIGKILL to the main process alone; returns when it is gone.
+    pub fn kill_supervisor(&mut self) {
+        let mut child = self.child.take().expect("a started member");
+        child.kill().expect("SIGKILL");
+        child.wait().expect("its end");
+    }
+
+    /// The main process ended or is made to end with everything else at this host, what is in
+    /// memory included.
+    pub fn reap(&mut self) {
+        let memory = pgvigil::supervisor::memory_path(postgres_user().0, &self.data_directory());
+        let _ = fs::remove_file(memory);
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, as systemd stops it; returns when it has ended.
+    pub fn stop(&mut self, limit: Duration) -> std::process::ExitStatus {
+        signal(self.supervisor(), Signal::SIGTERM);
+        let mut child = self.child.take().expect("a started member");
+        wait_until("an orderly stop", limit, || child.try_wait().expect("wait"))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.reap();
+        if let Some(path) = &self.control_group {
+            process::remove_control_group(path);
+        }
+    }
+}
+
+/// A group handed over to `postgres` as systemd's `Delegate=yes` would.
+fn make_control_group(name: &str) -> PathBuf {
+    let path = control_groups().expect("control groups of version 2").join(name);
+    fs::create_dir(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let (uid, gid) = postgres_user();
+    chown(&path, Some(uid), Some(gid)).expect("chown");
+    for file in ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+        chown(path.join(file), Some(uid), Some(gid)).expect("chown");
+    }
+    path
+}

@@ -1,0 +1,321 @@
+//! Members on free loopback ports in a directory of their own; ended by pid and removed on drop.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::lab::http::{self, Answer};
+use crate::lab::process::{family, lives, signal};
+use crate::lab::wait::wait_until;
+
+const PASSWORD: &str = "wrong-secret";
+/// The longest wait for a REST answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A member that is to refuse does so within this.
+const REFUSED_WITHIN: Duration = Duration::from_secs(60);
+
+pub struct Rig {
+    base: TempDir,
+    etcd: Vec<String>,
+}
+
+impl Rig {
+    /// A rig whose members know this etcd.
+    pub fn new(etcd: Vec<String>) -> Rig {
+        let mode = fs::Permissions::from_mode(0o755);
+        let base = tempfile::Builder::new().permissions(mode).tempdir_in("/var/tmp");
+        let base = base.expect("a directory in /var/tmp");
+        // A target directory below a home is not open to postgres.
+        fs::copy(env!("CARGO_BIN_EXE_pgvigil"), base.path().join("pgvigil")).expect("a copy");
+        Rig { base, etcd }
+    }
+
+    pub fn program(&self) -> String {
+        self.base.path().join("pgvigil").display().to_string()
+    }
+
+    /// A member with a directory of its own; nothing is written or started yet.
+    pub fn member(&self, name: &str) -> Member {
+        let directory = self.base.path().join(name);
+        if !directory.exists() {
+            make_directory(&directory);
+        }
+        let [rest, port] = free_ports();
+        let (name, program) = (name.to_owned(), self.program());
+        Member { name, directory, program, etcd: self.etcd.clone(), rest, port, child: None }
+    }
+}
+
+pub struct Member {
+    name: String,
+    pub directory: PathBuf,
+    program: String,
+    etcd: Vec<String>,
+    pub rest: u16,
+    pub port: u16,
+    child: Option<Child>,
+}
+
+impl Member {
+    /// A configuration that is right.
+    pub fn config(&self) -> String {
+        let Member { name, rest, port, .. } = self;
+        let (base, bin) = (self.directory.display(), bin_dir());
+        let hosts: Vec<&str> =
+            self.etcd.iter().filter_map(|url| url.strip_prefix("http://")).collect();
+        let hosts = hosts.join(", ");
+        format!(
+            "\
+scope: wrong
+name: {name}
+restapi:
+  listen: 127.0.0.1:{rest}
+  connect_address: 127.0.0.1:{rest}
+etcd3:
+  hosts: [{hosts}]
+bootstrap:
+  dcs:
+    ttl: 5
+    loop_wait: 1
+    retry_timeout: 2
+  initdb:
+  - encoding: UTF8
+  - no-sync
+postgresql:
+  listen: 127.0.0.1:{port}
+  connect_address: 127.0.0.1:{port}
+  data_dir: {base}/data
+  bin_dir: {bin}
+  pgpass: {base}/pgpass
+  authentication:
+    superuser: {{username: postgres, password: {PASSWORD}}}
+    replication: {{username: replicator, password: {PASSWORD}}}
+  parameters:
+    unix_socket_directories: {base}
+    shared_buffers: 16MB
+  pg_hba:
+  - local all all trust
+  - host replication replicator 127.0.0.1/32 scram-sha-256
+  - host all all 127.0.0.1/32 scram-sha-256
+"
+        )
+    }
+
+    pub fn file(&self) -> String {
+        self.directory.join("config.yml").display().to_string()
+    }
+
+    pub fn write(&self, config: &str) {
+        fs::write(self.file(), config).expect("a file");
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// What it wrote to standard output and error.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// Makes a data directory of no cluster that etcd knows.
+    pub fn initdb(&self) {
+        let initdb = format!("{}/initdb", bin_dir());
+        let data = self.data().display().to_string();
+        let (code, text) =
+            output(&mut as_postgres(&[&initdb, "--no-sync", "-U", "postgres", "-D", &data]));
+        assert_eq!(code, Some(0), "{text}");
+    }
+
+    fn spawn(&self, variables: &[(&str, &str)]) -> Child {
+        let log = File::create(self.directory.join("log")).expect("a log");
+        as_postgres(&[&self.program, &self.file()])
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("the program")
+    }
+
+    pub fn start(&mut self) {
+        self.child = Some(self.spawn(&[]));
+    }
+
+    /// With one more variable in its environment.
+    pub fn start_with(&mut self, variable: &str, value: &str) {
+        self.child = Some(self.spawn(&[(variable, value)]));
+    }
+
+    /// The supervisor.
+    pub fn pid(&self) -> i32 {
+        let child = self.child.as_ref().expect("a started member");
+        i32::try_from(child.id()).expect("a pid")
+    }
+
+    pub fn wait_exit(&mut self, limit: Duration) -> std::process::ExitStatus {
+        let child = self.child.as_mut().expect("a started member");
+        wait_until("an exit", limit, || child.try_wait().ok()?)
+    }
+
+    /// Runs until it refuses with exit code 1; its log.
+    pub fn refused(&self) -> String {
+        let mut running = Running { child: self.spawn(&[]), data: self.data() };
+        let status = wait_until("an exit", REFUSED_WITHIN, || running.child.try_wait().ok()?);
+        let log = self.log();
+        assert_eq!(status.code(), Some(1), "{log}");
+        log
+    }
+
+    /// Waits until it says on REST that it is the primary.
+    pub fn wait_primary(&self) {
+        wait_until("a primary", Duration::from_secs(90), || {
+            self.get("/primary").filter(|answer| answer.status == 200)
+        });
+    }
+
+    pub fn get(&self, path: &str) -> Option<Answer> {
+        self.ask("GET", path, "")
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Option<Answer> {
+        self.ask("POST", path, &body.to_string())
+    }
+
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Option<Answer> {
+        let server = SocketAddr::from(([127, 0, 0, 1], self.rest));
+        http::request(server, method, path, body, ANSWER_WITHIN).ok()
+    }
+
+    /// `pgvigil ctl` with this member's configuration.
+    pub fn ctl(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let file = self.file();
+        let start = [self.program.as_str(), "ctl", "-c", &file];
+        output(&mut as_postgres(&[&start, arguments].concat()))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- {}\n{}", self.name, self.log());
+        }
+        if let Some(child) = self.child.take() {
+            drop(Running { child, data: self.data() });
+        }
+    }
+}
+
+/// Ended with everything that it started, on drop.
+struct Running {
+    child: Child,
+    data: PathBuf,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(Some(_)) = self.child.try_wait() {
+            return;
+        }
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        for pid in family(pid) {
+            signal(pid, Signal::SIGKILL);
+        }
+        let _ = self.child.wait();
+        let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
+        let postmaster = text.lines().next().and_then(|line| line.trim().parse().ok());
+        if let Some(postmaster) = postmaster.filter(|&pid| lives(pid)) {
+            signal(postmaster, Signal::SIGQUIT);
+            wait_until("the postmaster's end", Duration::from_secs(30), || {
+                (!lives(postmaster)).then_some(())
+            });
+        }
+    }
+}
+
+/// A small file system, unmounted on drop.
+pub struct Mount(PathBuf);
+
+impl Mount {
+    /// `None`: not permitted here.
+    pub fn tmpfs(path: &Path, size: &str) -> Option<Mount> {
+        let (uid, gid) = postgres_user();
+        let options = format!("size={size},mode=0700,uid={uid},gid={gid}");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path);
+        (output(&mut mount).0 == Some(0)).then(|| Mount(path.to_owned()))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let (code, text) = output(Command::new("umount").arg(&self.0));
+        assert_eq!(code, Some(0), "{text}");
+    }
+}
+
+/// Exactly one line of the log says ERROR or CRITICAL.
+#[track_caller]
+pub fn one_error(log: &str) {
+    let errors = log.lines().filter(|line| line.contains("ERROR") || line.contains("CRITICAL"));
+    assert_eq!(errors.count(), 1, "{log}");
+}
+
+/// Exit code, standard output and error.
+pub fn output(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.stdin(Stdio::null()).output().expect("a program");
+    let both = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&both).into_owned())
+}
+
+/// A command as `postgres` if we are root, else as we are.
+pub fn as_postgres(command: &[&str]) -> Command {
+    let mut full = match nix::unistd::geteuid().is_root() {
+        true => {
+            let (uid, gid) = postgres_user();
+            let mut full = Command::new("setpriv");
+            full.args([&format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups"]);
+            full.args(command);
+            full
+        }
+        false => {
+            let mut full = Command::new(command[0]);
+            full.args(&command[1..]);
+            full
+        }
+    };
+    full.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
+    full
+}
+
+pub fn make_directory(path: &Path) {
+    fs::create_dir(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    if nix::unistd::geteuid().is_root() {
+        let (uid, gid) = postgres_user();
+        chown(path, Some(uid), Some(gid)).expect("chown");
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).expect("chmod");
+}
+
+pub fn bin_dir() -> String {
+    crate::lab::Settings::default().bin_dir.display().to_string()
+}
+
+fn postgres_user() -> (u32, u32) {
+    let user = nix::unistd::User::from_name("postgres").ok().flatten();
+    let user = user.expect("a user postgres (Debian: postgresql-common)");
+    (user.uid.as_raw(), user.gid.as_raw())
+}
+
+/// Ports that were free a moment ago.
+fn free_ports() -> [u16; 2] {
+    let listeners = [0, 0].map(|port| TcpListener::bind(("127.0.0.1", port)).expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("an address").port())
+}

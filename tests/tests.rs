@@ -1,0 +1,18 @@
+//! All integration tests in one program (one link, not ten); real programs, no stand-ins.
+
+mod api;
+mod bench;
+mod cluster;
+mod dcs;
+mod docs;
+mod etcd;
+mod lab;
+mod methods;
+mod outside;
+mod postgres;
+mod rig;
+mod sim;
+mod supervisor;
+mod tidy;
+mod wrong_input;
+mod yaml;

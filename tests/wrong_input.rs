@@ -1,0 +1,227 @@
+//! Wrong input: each mistake gets one clear line and exit code 1 or an HTTP 4xx, and nothing is
+//! lost. Real programs on loopback.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::etcd::Etcd;
+use crate::lab::wait::wait_until;
+use crate::rig::{self, Rig, as_postgres, output};
+
+const SOON: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_refused_with_its_place() {
+    let rig = Rig::new(Vec::new());
+    let cases = [
+        ("scope: [a\n", "config.yml:2:1: "),
+        ("", "config.yml:"),
+        ("# nothing\n", "config.yml:"),
+        ("name: x\n", "scope"),
+        ("- a\n", "config.yml:1:1: "),
+    ];
+    for (text, expected) in cases {
+        let member = rig.member("m");
+        member.write(text);
+        let log = member.refused();
+        assert!(log.contains(expected), "{text:?}: {log}");
+        assert!(!member.data().exists());
+    }
+}
+
+#[test]
+fn all_errors_are_told_at_once_and_unknown_keys_are_warned_of() {
+    let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
+    let member = rig.member("m");
+    let wrong = member.config().replace("  pgpass:", "  pg_pass:").replace("scope: wrong", "s: 1");
+    member.write(&wrong.replace(&format!(":{}", member.rest), ":99999"));
+    let log = member.refused();
+    assert!(log.contains("restapi.listen") && log.contains("scope"), "{log}");
+    let checked = output(&mut as_postgres(&[&rig.program(), "check-config", &member.file()]));
+    assert_eq!(checked.0, Some(1));
+    assert!(checked.1.contains("pg_pass"), "{}", checked.1);
+}
+
+#[test]
+fn a_directory_of_files_is_a_configuration() {
+    let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
+    let member = rig.member("m");
+    let folder = member.directory.join("conf.d");
+    rig::make_directory(&folder);
+    let (first, second) = member.config().split_once("postgresql:").map_or_else(
+        || panic!("a section postgresql"),
+        |(a, b)| (a.to_owned(), format!("postgresql:{b}")),
+    );
+    fs::write(folder.join("a.yml"), first).expect("a file");
+    fs::write(folder.join("b.yml"), &second).expect("a file");
+    let check = || {
+        output(&mut as_postgres(&[&rig.program(), "check-config", &folder.display().to_string()]))
+    };
+    let (code, text) = check();
+    assert_eq!(code, Some(0), "{text}");
+    fs::write(folder.join("b.yml"), second.replace("data_dir", "[")).expect("a file");
+    let (code, text) = check();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("b.yml:"), "{text}");
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
+    let member = rig.member("m");
+    let bin = rig::bin_dir();
+    member.write(&member.config().replace(&bin, "/nonexistent/bin"));
+    let log = member.refused();
+    assert!(log.contains("/nonexistent/bin"), "{log}");
+    rig::one_error(&log);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
+    let member = rig.member("m");
+    for port in [member.rest, member.port] {
+        let taken = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
+        member.write(&member.config());
+        let log = member.refused();
+        rig::one_error(&log);
+        assert!(log.contains(&format!("127.0.0.1:{port}")), "{log}");
+        assert!(log.contains("in use"), "{log}");
+        drop(taken);
+    }
+}
+
+#[test]
+fn a_directory_that_is_no_cluster_is_not_touched() {
+    let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
+    let member = rig.member("m");
+    rig::make_directory(&member.data());
+    fs::write(member.data().join("letters"), "dear").expect("a file");
+    member.write(&member.config());
+    let log = member.refused();
+    rig::one_error(&log);
+    assert!(log.contains("letters") && log.contains("/data"), "{log}");
+    assert_eq!(fs::read_to_string(member.data().join("letters")).expect("it"), "dear");
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_is_refused() {
+    let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
+    let member = rig.member("m");
+    member.initdb();
+    member.write(&member.config());
+    let before = contents(&member.data());
+    fs::set_permissions(member.data(), fs::Permissions::from_mode(0o500)).expect("chmod");
+    let log = member.refused();
+    rig::one_error(&log);
+    assert!(log.contains("/data") && log.contains("Permission denied"), "{log}");
+    assert_eq!(contents(&member.data()), before);
+}
+
+#[test]
+fn a_full_data_directory_is_refused() {
+    let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
+    let member = rig.member("m");
+    rig::make_directory(&member.data());
+    let Some(_mount) = rig::Mount::tmpfs(&member.data(), "64k") else {
+        println!("skipped: only root can mount a small file system");
+        return;
+    };
+    // lost+found alone is an empty directory: what fills the volume lies in there.
+    let filler = member.data().join("lost+found");
+    fs::create_dir(&filler).expect("a directory");
+    let _ = fs::write(filler.join("filler"), vec![0; 1 << 20]);
+    member.write(&member.config());
+    let log = member.refused();
+    rig::one_error(&log);
+    assert!(log.contains("/data") && log.contains("No space left"), "{log}");
+}
+
+#[test]
+fn without_etcd_a_member_waits_and_goes_on_when_it_is_there() {
+    let mut etcd = Etcd::start(1);
+    etcd.kill_member(0);
+    let rig = Rig::new(etcd.urls());
+    let mut member = rig.member("m");
+    member.write(&member.config());
+    member.start();
+    wait_until("a word about etcd", SOON, || {
+        member.log().contains("waiting on etcd").then_some(())
+    });
+    assert_eq!(member.get("/liveness").map(|a| a.status), Some(200));
+    assert_ne!(member.get("/primary").map(|a| a.status), Some(200));
+    etcd.start_member(0);
+    member.wait_primary();
+    assert!(member.log().contains("the store answers again"), "{}", member.log());
+}
+
+#[test]
+fn an_unknown_member_is_no_candidate() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut member = rig.member("m");
+    member.write(&member.config());
+    member.start();
+    member.wait_primary();
+    for (path, body) in [
+        ("/switchover", json!({"leader": "m", "candidate": "nobody"})),
+        ("/switchover", json!({"leader": "nobody"})),
+        ("/switchover", json!({})),
+        ("/failover", json!({"candidate": "nobody"})),
+        ("/failover", json!({})),
+    ] {
+        let answer = member.post(path, &body).expect("an answer");
+        assert!((400..500).contains(&answer.status), "{path} {body}: {answer:?}");
+        assert!(!answer.body.trim().is_empty(), "{path} {body}");
+    }
+    for body in ["", "{", "[]"] {
+        let answer = member.ask("POST", "/switchover", body).expect("an answer");
+        assert!((400..500).contains(&answer.status), "{body:?}: {answer:?}");
+    }
+    for arguments in [
+        &["switchover", "--leader", "m", "--candidate", "nobody", "--force"][..],
+        &["switchover", "--leader", "nobody", "--force"],
+        &["failover", "--candidate", "nobody", "--force"],
+        &["reinit", "wrong", "nobody", "--force"],
+    ] {
+        let (code, text) = member.ctl(arguments);
+        assert_eq!(code, Some(1), "{arguments:?}: {text}");
+        assert!(text.contains("nobody") || text.contains("No candidates"), "{arguments:?}: {text}");
+    }
+    assert_eq!(member.get("/primary").map(|a| a.status), Some(200));
+    let asked = etcd.etcdctl(&["get", "/service/wrong/failover"]).expect("etcdctl");
+    assert!(asked.is_empty(), "{asked}");
+}
+
+#[test]
+fn the_data_directory_of_another_cluster_is_refused() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut first = rig.member("m");
+    first.write(&first.config());
+    first.start();
+    first.wait_primary();
+    let second = rig.member("n");
+    second.write(&second.config());
+    second.initdb();
+    let before = contents(&second.data());
+    let log = second.refused();
+    rig::one_error(&log);
+    assert!(log.contains("system ID mismatch, node n belongs to a different cluster"), "{log}");
+    assert_eq!(contents(&second.data()), before);
+    assert_eq!(first.get("/primary").map(|a| a.status), Some(200));
+}
+
+/// Names at the top of a directory.
+fn contents(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a directory").flatten();
+    let mut names: Vec<String> =
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
