@@ -54,6 +54,7 @@ const PAUSE: &[Scenario] = &[
 const REPLICAS: &[Scenario] = &[
     ("agent killed during a base backup", agent_killed_in_basebackup),
     ("rewind impossible, cloned again", rewind_impossible),
+    ("promotions that nobody saw", unseen_promotions),
 ];
 
 /// On another version of PostgreSQL.
@@ -394,6 +395,27 @@ fn rewind_impossible(lab: &mut Lab) {
         }
     }
     lab.give_back(old);
+}
+
+/// Numbers that the store says were given out are skipped by the server that is promoted next, by
+/// those who follow it, and by the one that is rewound over the gap.
+fn unseen_promotions(lab: &mut Lab) {
+    const UNSEEN: u32 = 3;
+    let timeline = |lab: &mut Lab| {
+        let leader = leader(lab);
+        // The control file may be older than the promotion.
+        let sql = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
+        let rows = wait_until(sql, Duration::from_secs(30), || lab.query(leader, sql).ok());
+        let digits = rows[0][0].as_deref().expect("a file name").to_owned();
+        u32::from_str_radix(&digits, 16).expect("hexadecimal digits")
+    };
+    let before = timeline(lab);
+    let document = format!(r#"{{"number":{},"leader_mod_revision":1}}"#, before + UNSEEN);
+    lab.put("vigil/timeline", &document);
+    switchover(lab);
+    assert_eq!(timeline(lab), before + UNSEEN + 1);
+    primary_isolated(lab);
+    assert_eq!(timeline(lab), before + UNSEEN + 2);
 }
 
 /// Changes `/config`; by any member that answers.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::config::CustomBootstrap;
+use crate::core::cluster::NewestTimeline;
 use crate::core::view::{View, Work};
 use crate::dcs::{Compare, Key, Write, documents};
 use crate::link::order::{Command, Order, PgSignal};
@@ -140,7 +141,13 @@ async fn publish(d: &Drivers, v: &View, with_config: bool) -> Result<(), ActionE
         return Err(ActionError::Precondition(text));
     };
     let identifier = control.system_identifier.to_string();
-    let mut writes = vec![Write::Put(Key::Initialize, identifier, 0)];
+    // What an earlier cluster of this name left says nothing about this one.
+    let leader_mod_revision = tenure.mod_revision;
+    let newest = NewestTimeline { number: control.timeline, leader_mod_revision };
+    let mut writes = vec![
+        Write::Put(Key::Initialize, identifier, 0),
+        Write::Put(Key::Timeline, documents::timeline_json(newest), 0),
+    ];
     if with_config && v.cluster().is_none_or(|c| c.config.is_none()) {
         let document = documents::compact(&d.setup().dynamic);
         writes.push(Write::Put(Key::Config, document, 0));

@@ -2,6 +2,7 @@
 //! is idempotent, carries its own precondition and ends within a bound; what takes long is a job
 //! of the supervisor, whose end arrives as an event.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::dcs::DcsError;
 use crate::link::order::{Command, Job, JobKind, Order, PgSignal};
 use crate::postgres::datadir::{self, DataDirError};
 use crate::postgres::durable::{self, FileError};
+use crate::postgres::history;
 use crate::postgres::session::{Session, SessionError};
 use crate::sys::clock;
 
@@ -136,9 +138,9 @@ async fn act(
         Action::GiveUp { reason } => facts.push(Fact::GiveUp(reason)),
         Action::Adopt { pid, standby } => order(d, Order::Adopt { pid, standby }).await?,
         Action::RestartDone => facts.push(Fact::RestartDone),
-        Action::StartStandby { upstream } => start_standby(d, upstream, facts).await?,
+        Action::StartStandby { upstream } => start_standby(d, v, upstream, facts).await?,
         Action::StartPrimary => start_primary(d, v).await?,
-        Action::Promote => promote(d, v).await?,
+        Action::Promote { taken } => promote(d, v, &taken).await?,
         Action::Follow { upstream } => follow(d, upstream, facts).await?,
         Action::Reload => order(d, Order::Signal(PgSignal::Reload)).await?,
         Action::Checkpoint => checkpoint(d, BEFORE_STOP).await,
@@ -223,10 +225,15 @@ async fn rewind(d: &Drivers, from: &Upstream) -> Result<(), ActionError> {
 
 async fn start_standby(
     d: &Drivers,
+    v: &View,
     upstream: Option<Upstream>,
     facts: &mut Vec<Fact>,
 ) -> Result<(), ActionError> {
     let setup = d.setup();
+    if let Some(control) = v.control() {
+        let newest = control.timeline.max(control.min_recovery_timeline);
+        history::forget(&setup.data_dir(), newest)?;
+    }
     server::write_configuration(&setup, false, upstream.as_ref(), None)?;
     server::set_role(&setup, false)?;
     order(d, Order::StartStandby(server::postmaster(&setup, false)?)).await?;
@@ -244,14 +251,29 @@ async fn start_primary(d: &Drivers, v: &View) -> Result<(), ActionError> {
     order(d, Order::StartPrimary(server::postmaster(&setup, true)?)).await
 }
 
-async fn promote(d: &Drivers, v: &View) -> Result<(), ActionError> {
+async fn promote(d: &Drivers, v: &View, taken: &[u32]) -> Result<(), ActionError> {
     hooks::pre_promote(d).await?;
     let setup = d.setup();
+    skip_timelines(&setup.data_dir(), taken)?;
     // /sync names nobody but us now (the rule saw to it): only strict mode has names in force.
     let names = store::names_of_sync_key(v);
     server::write_configuration(&setup, true, None, names.as_deref())?;
     order(d, Order::Signal(PgSignal::Reload)).await?;
     order(d, Order::Promote(server::promote(&setup)?)).await
+}
+
+fn skip_timelines(data_dir: &Path, taken: &[u32]) -> Result<(), ActionError> {
+    let written = history::take(data_dir, taken)?;
+    if !written.is_empty() {
+        // Recovery from an archive to the latest timeline probes numbers without a gap, too.
+        tracing::warn!(
+            "timelines {written:?} were given to promotions that this member never saw; the next \
+             one skips them. If WAL is archived and the archive has no history file of them, copy \
+             theirs there from {}/pg_wal",
+            data_dir.display()
+        );
+    }
+    Ok(())
 }
 
 async fn follow(

@@ -1,7 +1,7 @@
 //! Writes to the store that decisions order. All of a leader's writes compare its tenure (MOD of
 //! the leader key), so that a leader that is none any more changes nothing.
 
-use crate::core::cluster::{Handover, PauseRecord, SyncState, Tenure};
+use crate::core::cluster::{Handover, NewestTimeline, PauseRecord, SyncState, Tenure};
 use crate::core::decision::{Action, RecordIs};
 use crate::core::lsn::Lsn;
 use crate::core::sync::quote;
@@ -63,11 +63,27 @@ pub async fn write(
             compares.push(Compare::ModRevision(Key::PauseRecord, revision));
             commit(d, &compares, &[Write::Delete(Key::PauseRecord)]).await.map(drop)
         }
+        Action::WriteTimeline { tenure, revision, number } => {
+            let leader_mod_revision = tenure.mod_revision;
+            let newest = NewestTimeline { number, leader_mod_revision };
+            let write = Write::Put(Key::Timeline, documents::timeline_json(newest), 0);
+            let mut compares = under(tenure).to_vec();
+            compares.push(unchanged(Key::Timeline, revision));
+            commit(d, &compares, &[write]).await.map(drop)
+        }
         other => Err(ActionError::Precondition(format!("no driver for {other:?}"))),
     };
     // Whatever happened (the answer may be lost, the write not): look before deciding again.
     facts.push(d.cluster_fact().await?);
     result
+}
+
+/// The key has this mod_revision; 0: it does not exist.
+fn unchanged(key: Key, revision: i64) -> Compare {
+    match revision {
+        0 => Compare::Absent(key),
+        revision => Compare::ModRevision(key, revision),
+    }
 }
 
 /// True if the transaction's comparisons held.
@@ -101,10 +117,10 @@ async fn acquire(
     if matches!(record, RecordIs::Overruled { .. }) {
         writes.push(Write::Delete(Key::PauseRecord));
     }
-    compares.extend(sync_revision.map(|revision| match revision {
-        0 => Compare::Absent(Key::Sync),
-        revision => Compare::ModRevision(Key::Sync, revision),
-    }));
+    compares.extend(sync_revision.map(|revision| unchanged(Key::Sync, revision)));
+    // Nobody was promoted since the decision: see `core::numbering`.
+    let newest = v.cluster().and_then(|c| c.newest_timeline);
+    compares.push(unchanged(Key::Timeline, newest.map_or(0, |key| key.mod_revision)));
     writes.push(Write::Put(Key::Leader, v.name.clone(), lease.id));
     let within = settings.retry_timeout;
     match d.dcs.commit(&compares, &writes, within).await {
@@ -185,10 +201,7 @@ async fn write_sync(
     state: &SyncState,
 ) -> Result<(), ActionError> {
     let mut compares = under(tenure).to_vec();
-    compares.push(match revision {
-        0 => Compare::Absent(Key::Sync),
-        revision => Compare::ModRevision(Key::Sync, revision),
-    });
+    compares.push(unchanged(Key::Sync, revision));
     let write = match state.leader {
         Some(_) => Write::Put(Key::Sync, documents::sync_json(state), 0),
         None => Write::Delete(Key::Sync),

@@ -163,6 +163,7 @@ impl Session {
             Key::Failsafe,
             Key::Handover,
             Key::PauseRecord,
+            Key::Timeline,
         ]);
         let writes: Vec<Write> = keys.map(Write::Delete).collect();
         self.commit(scope, &[unchanged], &writes)

@@ -36,10 +36,12 @@ pub struct Cluster {
     pub handover: Option<Keyed<Handover>>,
     /// pgvigil's own `vigil/pause`: while it exists nobody takes a vacant leader key.
     pub pause_record: Option<Keyed<PauseRecord>>,
+    /// pgvigil's own `vigil/timeline`: the greatest timeline number that was given out.
+    pub newest_timeline: Option<Keyed<NewestTimeline>>,
 }
 
 /// A value and the mod_revision of its key: what a later compare-and-write needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Keyed<T> {
     pub value: T,
     pub mod_revision: i64,
@@ -169,6 +171,15 @@ pub struct PauseRecord {
     /// Its PostgreSQL ended in good order, so that it suspends nothing any more: it only says who
     /// may lead again as long as the cluster is paused.
     pub stopped: bool,
+}
+
+/// The `vigil/timeline` document: see `core::numbering`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NewestTimeline {
+    /// 0 when the document cannot be read.
+    pub number: u32,
+    /// mod_revision of the leader key under which it was written.
+    pub leader_mod_revision: i64,
 }
 
 /// The `/sync` document. An absent key and an empty document both mean "nobody is synchronous".

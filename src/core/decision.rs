@@ -70,8 +70,18 @@ pub enum Action {
     },
     /// Write the configuration of a primary and start it by permit.
     StartPrimary,
-    /// Promote by permit; runs `pre_promote` first.
-    Promote,
+    /// Promote by permit; runs `pre_promote` first. PostgreSQL must not give the new timeline one
+    /// of the numbers `taken`.
+    Promote {
+        taken: Vec<u32>,
+    },
+    /// Write the greatest timeline number into `vigil/timeline` under the tenure if it still has
+    /// this revision (0: absent).
+    WriteTimeline {
+        tenure: Tenure,
+        revision: i64,
+        number: u32,
+    },
     /// Rewrite the standby configuration and reload.
     Follow {
         upstream: Option<Upstream>,

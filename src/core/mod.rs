@@ -15,6 +15,7 @@ mod decide_tests;
 pub mod decision;
 pub mod guard;
 pub mod lsn;
+pub mod numbering;
 pub mod rules;
 pub mod settings;
 pub mod sync;

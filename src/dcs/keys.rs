@@ -19,6 +19,8 @@ pub enum Key {
     Handover,
     /// `vigil/pause`, unknown to Patroni: the leader's record that its deadline is suspended.
     PauseRecord,
+    /// `vigil/timeline`, unknown to Patroni: the greatest timeline number that was given out.
+    Timeline,
 }
 
 const MEMBERS: &str = "members/";
@@ -39,6 +41,7 @@ impl Key {
             Key::Failsafe => "failsafe".into(),
             Key::Handover => "vigil/handover".into(),
             Key::PauseRecord => "vigil/pause".into(),
+            Key::Timeline => "vigil/timeline".into(),
         }
     }
 
@@ -57,6 +60,7 @@ impl Key {
             "failsafe" => Key::Failsafe,
             "vigil/handover" => Key::Handover,
             "vigil/pause" => Key::PauseRecord,
+            "vigil/timeline" => Key::Timeline,
             _ => {
                 let member = name.strip_prefix(MEMBERS)?;
                 if member.is_empty() || member.contains('/') {
@@ -92,6 +96,7 @@ mod tests {
             Key::Failsafe,
             Key::Handover,
             Key::PauseRecord,
+            Key::Timeline,
         ];
         for key in keys {
             assert_eq!(Key::parse(&key.name()), Some(key));

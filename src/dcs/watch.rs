@@ -93,7 +93,8 @@ fn matters(event: &Event, prefix: &str) -> bool {
             | Key::Failover
             | Key::Sync
             | Key::Handover
-            | Key::PauseRecord,
+            | Key::PauseRecord
+            | Key::Timeline,
         ) => true,
     }
 }

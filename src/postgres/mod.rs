@@ -9,6 +9,7 @@ pub mod control;
 pub mod datadir;
 pub mod durable;
 pub mod files;
+pub mod history;
 pub mod pidfile;
 pub mod probe;
 pub mod rewind;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::core::cluster::Initialize;
+use crate::core::cluster::{Initialize, NewestTimeline};
 use crate::core::decision::{Action, Upstream};
 use crate::core::guard::Event;
 use crate::core::sync::quote;
@@ -107,11 +107,7 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
             configure(ctx, Some(names_of_sync_key(v).unwrap_or_default()), None);
             order(ctx, Order::StartPrimary).await
         }
-        Action::Promote => {
-            configure(ctx, Some(names_of_sync_key(v).unwrap_or_default()), None);
-            order(ctx, Order::Reload).await?;
-            order(ctx, Order::Promote).await
-        }
+        Action::Promote { taken } => promote(ctx, v, &taken).await,
         Action::Follow { upstream } => {
             configure(ctx, None, Some(&upstream));
             order(ctx, Order::Reload).await?;
@@ -178,7 +174,13 @@ async fn act_bootstrap(ctx: &Ctx, v: &View, action: Action) -> Done {
                 return Err(Failed::Precondition("neither identifier nor tenure is known"));
             };
             let value = Initialize::Done(control.system_identifier.to_string());
-            let writes = vec![Write::Initialize { value, lease_id: 0 }, Write::Config];
+            let leader_mod_revision = tenure.mod_revision;
+            let newest = NewestTimeline { number: control.timeline, leader_mod_revision };
+            let writes = vec![
+                Write::Initialize { value, lease_id: 0 },
+                Write::Timeline(newest),
+                Write::Config,
+            ];
             if !commit(ctx, v, vec![under(tenure)], writes).await? {
                 return Err(Failed::Precondition("the leader key changed during the bootstrap"));
             }
@@ -197,6 +199,17 @@ async fn act_bootstrap(ctx: &Ctx, v: &View, action: Action) -> Done {
             result
         }
     }
+}
+
+async fn promote(ctx: &Ctx, v: &View, taken: &[u32]) -> Done {
+    ctx.with(|w| {
+        if let Some(dir) = w.members[ctx.m].disk.dir_mut() {
+            dir.known_timeline = taken.iter().fold(dir.known_timeline, |a, b| a.max(*b));
+        }
+    });
+    configure(ctx, Some(names_of_sync_key(v).unwrap_or_default()), None);
+    order(ctx, Order::Reload).await?;
+    order(ctx, Order::Promote).await
 }
 
 async fn stop(ctx: &Ctx, v: &View, how: Order) -> Done {

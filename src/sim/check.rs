@@ -254,21 +254,14 @@ impl World {
         } else {
             self.checks.lost += count as u64;
         }
-        let taken = self.wal.branches.iter().filter(|b| b.number == number).count() > 1;
-        if taken {
-            self.checks.exercise("timeline number used twice");
+        if self.wal.branches.iter().filter(|b| b.number == number).count() > 1 {
+            let what = format!("history: {name} was promoted to timeline {number}, which is taken");
+            self.checks.violate(self.now, what);
         }
     }
 
     /// Nobody follows a history that is not its own: PostgreSQL compares only numbers.
     pub fn check_stream(&mut self, m: usize, u: usize, mine: Place, theirs: Place) {
-        // PostgreSQL numbers timelines by what each server has seen; decisions cannot prevent that
-        // two promotions give out one number, only that a former primary, whose files tell that it
-        // was one, streams from its twin.
-        let was_primary = self.members[m].disk.dir().is_some_and(|d| d.primary_of == mine.branch);
-        if !was_primary {
-            return self.checks.exercise("excused: a standby streams from a twin timeline");
-        }
         let what = format!(
             "history: {} at {} streams from {} at {}, whose timeline {} is another one",
             self.members[m].name,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::cluster::{
-    Cluster, FailoverRequest, Handover, HistoryEntry, Initialize, Keyed, LeaderKey, Member, Status,
-    SyncState,
+    Cluster, FailoverRequest, Handover, HistoryEntry, Initialize, Keyed, LeaderKey, Member,
+    NewestTimeline, Status, SyncState,
 };
 
 use super::engine::Time;
@@ -25,6 +25,8 @@ pub enum Compare {
     SyncRevision(i64),
     InitializeAbsent,
     FailoverRevision(i64),
+    /// 0: absent.
+    TimelineRevision(i64),
 }
 
 #[derive(Clone, Debug)]
@@ -46,6 +48,7 @@ pub enum Write {
     History(Vec<HistoryEntry>),
     Handover(Handover),
     NoHandover,
+    Timeline(NewestTimeline),
     Config,
 }
 
@@ -216,6 +219,9 @@ impl Store {
             Compare::FailoverRevision(r) => {
                 revision(c.failover.as_ref().map(|k| k.mod_revision)) == *r
             }
+            Compare::TimelineRevision(r) => {
+                revision(c.newest_timeline.map(|k| k.mod_revision)) == *r
+            }
         }
     }
 
@@ -262,6 +268,7 @@ impl Store {
             Write::History(history) => c.history = history,
             Write::Handover(value) => c.handover = Some(Keyed { value, mod_revision }),
             Write::NoHandover => c.handover = None,
+            Write::Timeline(value) => c.newest_timeline = Some(Keyed { value, mod_revision }),
             Write::Config => c.config = Some(Keyed { value: "{}".to_owned(), mod_revision }),
         }
         self.changed |= hint;

@@ -1,6 +1,6 @@
 //! Transactions on the store, as `agent::store` makes them.
 
-use crate::core::cluster::{FailoverRequest, Handover, SyncState, Tenure};
+use crate::core::cluster::{FailoverRequest, Handover, NewestTimeline, SyncState, Tenure};
 use crate::core::decision::{Action, RecordIs};
 use crate::core::view::View;
 
@@ -65,6 +65,12 @@ pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
         Action::WriteSync { tenure, revision, state } => {
             write_sync(ctx, v, tenure, revision, state).await
         }
+        Action::WriteTimeline { tenure, revision, number } => {
+            let leader_mod_revision = tenure.mod_revision;
+            let newest = NewestTimeline { number, leader_mod_revision };
+            let compares = vec![under(tenure), Compare::TimelineRevision(revision)];
+            commit(ctx, v, compares, vec![Write::Timeline(newest)]).await.map(drop)
+        }
         other => {
             // Nobody pauses here and ttl stays: a decision that wants more is wrong.
             let what = format!("not modelled: {}", label(&other));
@@ -94,6 +100,8 @@ async fn acquire(
     let within = v.settings.retry_timeout;
     let lease = renew(ctx, v.settings.ttl, within).await?;
     compares.extend(sync_revision.map(Compare::SyncRevision));
+    let newest = v.cluster().and_then(|c| c.newest_timeline);
+    compares.push(Compare::TimelineRevision(newest.map_or(0, |key| key.mod_revision)));
     writes.push(Write::Leader { name: v.name.clone(), lease_id: lease.id });
     let request = Request::Transaction { compares, writes };
     match ctx.call(request, within).await {

@@ -292,6 +292,16 @@ impl Lab {
         self.etcds[usize::from(number) - 1].kill();
     }
 
+    /// Writes a key of the cluster by hand.
+    pub fn put(&self, key: &str, value: &str) {
+        let endpoint = format!("http://{}", Host::Etcd(1).socket(2379));
+        let key = format!("/service/lab/{key}");
+        let mut etcdctl = Command::new("etcdctl");
+        etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "put", &key, value]);
+        let status = self.network.at(Host::Client, || etcdctl.status()).expect("etcdctl");
+        assert!(status.success(), "etcdctl put {key}: {status}");
+    }
+
     pub fn start_etcd(&mut self, number: u8) {
         self.etcds[usize::from(number) - 1].start();
     }

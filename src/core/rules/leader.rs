@@ -7,6 +7,7 @@ use crate::core::cluster::Initialize;
 use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::Action;
 use crate::core::guard::Phase;
+use crate::core::numbering::{self, Numbering};
 use crate::core::sync;
 use crate::core::view::{Switchover, View};
 
@@ -64,6 +65,11 @@ pub const RULES: &[Rule] = &[
         id: "leader.adopt",
         meaning: "an existing server becomes a new cluster: publish its identifier",
         matches: adopt,
+    },
+    Rule {
+        id: "leader.timeline",
+        meaning: "the store knows no timeline as new as ours: write its number",
+        matches: new_timeline,
     },
     Rule { id: "leader.restart", meaning: "an operator asked for a restart", matches: restart },
     Rule {
@@ -271,7 +277,13 @@ fn promote(v: &View) -> Option<Outcome> {
     if let Some(step) = sync::before_writable(v, v.guard.tenure?, true) {
         return Some(sync_step(out, v, step).wake(Duration::ZERO));
     }
-    Some(out.act(Action::Promote).wake(QUICK).remember(|m| {
+    // A promotion that was ordered before is not given another number.
+    let taken = match numbering::before_promotion(v)? {
+        _ if v.server.postmaster.is_some_and(|p| p.permitted) => Vec::new(),
+        Numbering::Write(action) => return Some(out.act(action).wake(Duration::ZERO)),
+        Numbering::Skip(taken) => taken,
+    };
+    Some(out.act(Action::Promote { taken }).wake(QUICK).remember(|m| {
         m.promotion_asked = Some(v.now);
         m.sync_names = None;
     }))
@@ -294,6 +306,14 @@ fn adopt(v: &View) -> Option<Outcome> {
     let unnamed = matches!(v.cluster()?.initialize, Initialize::Absent | Initialize::InProgress);
     (running(v) && unnamed)
         .then(|| Outcome::say(v, "acquired session lock as a leader").act(Action::AdoptInitialize))
+}
+
+fn new_timeline(v: &View) -> Option<Outcome> {
+    if !running(v) {
+        return None;
+    }
+    let action = numbering::catch_up(v)?;
+    Some(Outcome::say(v, "writing the number of this timeline").act(action).wake(Duration::ZERO))
 }
 
 fn restart(v: &View) -> Option<Outcome> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::core::cloning::Cloning;
 use crate::core::cluster::{
-    Cluster, FailoverRequest, Initialize, Keyed, LeaderKey, Member, SyncState, Tenure,
+    Cluster, FailoverRequest, Initialize, Keyed, LeaderKey, Member, NewestTimeline, SyncState,
+    Tenure,
 };
 use crate::core::database::{ControlData, ControlState, DataDir, Probe, WalSender};
 use crate::core::decide::decide;
@@ -81,6 +82,10 @@ fn view(leader: Option<&str>, in_recovery: bool) -> View {
             })
             .into(),
         leader,
+        newest_timeline: Some(Keyed {
+            value: NewestTimeline { number: 2, leader_mod_revision: 1 },
+            mod_revision: 60,
+        }),
         ..Cluster::default()
     };
     let probe = Probe {
@@ -315,7 +320,7 @@ fn a_promotion_that_did_not_begin_is_asked_for_again() {
     v.guard.sent_at = Some(at(9_000));
     assert_eq!(decide(&v).actions, []);
     v.now = at(10_000);
-    assert_eq!(decide(&v).actions, [Action::Promote]);
+    assert_eq!(decide(&v).actions, [Action::Promote { taken: vec![] }]);
 }
 
 /// The primary a with b as its synchronous standby, all in order.

@@ -13,6 +13,7 @@ mod tests;
 use serde_json::{Map, Value};
 
 pub use member::{MemberDocument, member_json, moved_only, tags};
+pub use records::timeline_json;
 pub use records::{failover_json, handover_json, history_json, pause_json, status_json, sync_json};
 
 use super::keys::Key;
@@ -79,6 +80,7 @@ pub fn cluster(entries: &[Entry]) -> Cluster {
                 cluster.handover = records::handover(text).and_then(|note| entry.keyed(note));
             }
             Key::PauseRecord => cluster.pause_record = entry.keyed(records::pause(text)),
+            Key::Timeline => cluster.newest_timeline = entry.keyed(records::timeline(text)),
         }
     }
     cluster.status = status.unwrap_or_default();

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{compact, object, string, unsigned};
 use crate::core::cluster::{
-    FailoverRequest, Handover, HistoryEntry, PauseRecord, Status, SyncState,
+    FailoverRequest, Handover, HistoryEntry, NewestTimeline, PauseRecord, Status, SyncState,
 };
 use crate::core::lsn::Lsn;
 use crate::core::time::Wall;
@@ -188,6 +188,23 @@ pub(super) fn pause(text: &str) -> PauseRecord {
         leader: string(&map, "leader").unwrap_or_default(),
         since: string(&map, "since").as_deref().and_then(wall),
         stopped: map.get("stopped") == Some(&Value::Bool(true)),
+    }
+}
+
+/// `vigil/timeline` as stored.
+pub fn timeline_json(newest: NewestTimeline) -> String {
+    compact(&json!({
+        "number": newest.number,
+        "leader_mod_revision": newest.leader_mod_revision,
+    }))
+}
+
+/// A number that cannot be read is 0: nothing is known.
+pub(super) fn timeline(text: &str) -> NewestTimeline {
+    let map = object(text);
+    NewestTimeline {
+        number: map.get("number").and_then(unsigned).and_then(|n| n.try_into().ok()).unwrap_or(0),
+        leader_mod_revision: map.get("leader_mod_revision").and_then(Value::as_i64).unwrap_or(0),
     }
 }
 
