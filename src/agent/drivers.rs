@@ -79,6 +79,8 @@ pub struct Drivers {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     setup: Mutex<(Arc<Setup>, i64, bool)>,
     jobs: AtomicU32,
+    /// mod_revision of the `/config` that was cached last.
+    cached: Mutex<i64>,
 }
 
 impl Drivers {
@@ -102,6 +104,7 @@ impl Drivers {
             probe_now: Arc::default(),
             setup: Mutex::new((Arc::new(setup), 0, false)),
             jobs: AtomicU32::new(0),
+            cached: Mutex::new(0),
         })
     }
 
@@ -115,7 +118,7 @@ impl Drivers {
 
     /// Takes `/config` into force; false when nothing changed. Text that is no JSON object is
     /// refused and the old one stays.
-    pub fn take_dynamic(&self, cluster: &Cluster, patroni_members: bool) -> bool {
+    pub fn take_dynamic(self: &Arc<Self>, cluster: &Cluster, patroni_members: bool) -> bool {
         let Some(stored) = &cluster.config else { return false };
         let mut slot = self.locked();
         if slot.1 == stored.mod_revision && slot.2 == patroni_members {
@@ -135,12 +138,29 @@ impl Drivers {
         slot.0 = Arc::new(Setup::new(slot.0.local.clone(), dynamic, patroni_members));
         let (dir, dynamic) = (slot.0.data_dir(), slot.0.dynamic.clone());
         drop(slot);
-        if belongs(&dir, cluster)
-            && let Err(error) = files::write_dynamic(&dir, &dynamic)
-        {
-            tracing::warn!(%error, "the dynamic configuration could not be cached");
-        }
+        let (drivers, initialize) = (self.clone(), cluster.initialize.clone());
+        let revision = stored.mod_revision;
+        tokio::task::spawn_blocking(move || {
+            if belongs(&dir, &initialize) {
+                drivers.cache(&dir, &dynamic, revision);
+            }
+        });
         true
+    }
+
+    /// Keeps `/config` for a start without the store. Off the loop, which waits for no disk; of two
+    /// that come late the newer stays.
+    fn cache(&self, dir: &Path, dynamic: &Value, revision: i64) {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if revision < *cached {
+            return;
+        }
+        match files::write_dynamic(dir, dynamic) {
+            Ok(_) => *cached = revision,
+            Err(error) => {
+                tracing::warn!(%error, "the dynamic configuration could not be cached");
+            }
+        }
     }
 
     /// Reads the local configuration again; on errors nothing changes.
@@ -190,9 +210,9 @@ impl Drivers {
 }
 
 /// What is cached in a data directory is of the cluster that it belongs to.
-fn belongs(data_dir: &Path, cluster: &Cluster) -> bool {
+fn belongs(data_dir: &Path, initialize: &Initialize) -> bool {
     let Ok(control) = control::read(data_dir) else { return false };
-    match &cluster.initialize {
+    match initialize {
         Initialize::Done(expected) => control.system_identifier.to_string() == *expected,
         Initialize::Absent | Initialize::InProgress => true,
     }

@@ -77,7 +77,7 @@ pub fn start(turn: &mut Turn, now: Boot) {
         && round.slots.create.is_empty()
         && round.slots.drop.is_empty();
     if !idle {
-        turn.duties = Some(tokio::spawn(round.run()));
+        turn.duties = Some(executor::apart(round.run()));
     }
 }
 
@@ -353,7 +353,7 @@ fn entries(
         .iter()
         .map(|switch| {
             let old = known.iter().find(|k| k.timeline == switch.timeline && k.lsn == switch.lsn);
-            let last = switch.timeline + 1 == timeline;
+            let last = Some(switch) == history.0.last();
             old.cloned().unwrap_or_else(|| HistoryEntry {
                 timeline: switch.timeline,
                 lsn: switch.lsn,

@@ -58,10 +58,19 @@ pub enum ActionError {
     Precondition(String),
 }
 
+/// Runs work that touches the data volume on a thread of its own: a disk that hangs must not take
+/// one of the threads by which the lease is renewed.
+pub fn apart<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(work))
+}
+
 /// Runs the batch; its end is always reported, also after a panic in a driver.
 pub async fn carry_out(drivers: Arc<Drivers>, view: View, actions: Vec<Action>) {
     let events = drivers.events.clone();
-    let work = tokio::spawn(async move {
+    let work = apart(async move {
         let mut facts = Vec::new();
         for action in actions {
             let name = label(&action);
@@ -131,10 +140,8 @@ async fn act(
         Action::CancelWork => cancel(d, v).await?,
         Action::StopFast => stop(d, v, PgSignal::FastStop, facts).await?,
         Action::StopImmediate => stop(d, v, PgSignal::ImmediateStop, facts).await?,
-        Action::Goodbye => {
-            order(d, Order::Goodbye { failed: false }).await?;
-            facts.push(Fact::SaidGoodbye);
-        }
+        Action::Goodbye => end(d, Order::Goodbye { failed: false }, facts).await?,
+        Action::Leave => end(d, Order::Leave, facts).await?,
         Action::GiveUp { reason } => facts.push(Fact::GiveUp(reason)),
         Action::Adopt { pid, standby } => order(d, Order::Adopt { pid, standby }).await?,
         Action::RestartDone => facts.push(Fact::RestartDone),
@@ -173,6 +180,13 @@ async fn act(
 
 async fn order(d: &Drivers, order: Order) -> Result<(), ActionError> {
     d.supervisor.order(order).await?;
+    Ok(())
+}
+
+/// The supervisor ends, and this agent with it.
+async fn end(d: &Drivers, last: Order, facts: &mut Vec<Fact>) -> Result<(), ActionError> {
+    order(d, last).await?;
+    facts.push(Fact::SaidGoodbye);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! From the command line to the running loop.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::dcs::{Dcs, Options as StoreOptions};
 use crate::link::AgentEnd;
 use crate::link::order::{Configure, Order};
 use crate::link::state::State;
+use crate::postgres::durable::{FileError, at};
 use crate::postgres::files;
 use crate::sys::clock;
 use crate::telemetry;
@@ -180,7 +181,7 @@ async fn prepare(
     let first = supervisor.order(Order::Heartbeat { status: "starting".to_owned(), ready: false });
     let configured = decode_capsule(&first.await.map_err(|e| refuse(&e))?.capsule).ttl();
     let configure = Order::Configure(Configure {
-        data_dir: setup.local.postgresql.data_dir.clone(),
+        data_dir: canonical(&setup.data_dir()).map_err(|e| refuse(&e))?,
         // The lease that a former agent left keeps its length.
         ttl: configured.unwrap_or(setup.settings().ttl),
         rho_ppm: setup.primary.rho_ppm,
@@ -197,6 +198,17 @@ async fn prepare(
     let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let drivers = Drivers::new(origin, dcs, supervisor, leases, events, snapshots, setup);
     Ok((drivers, snapshot, listener))
+}
+
+/// The path without symbolic links; the directory itself may not be there yet.
+fn canonical(path: &Path) -> Result<String, FileError> {
+    let real = path.canonicalize().or_else(|error| {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(error);
+        };
+        Ok(parent.canonicalize()?.join(name))
+    });
+    Ok(real.map_err(at("find", path))?.display().to_string())
 }
 
 async fn bind(host: &str, port: u16) -> Result<tokio::net::TcpListener, rest::BindError> {

@@ -289,7 +289,7 @@ impl Turn {
             && let Some(role) = duties::configuration(self, &self.world.view(now, clock::wall()))
         {
             self.batch_since = now;
-            self.batch = Some(tokio::spawn(duties::configure(self.drivers.clone(), role)));
+            self.batch = Some(executor::apart(duties::configure(self.drivers.clone(), role)));
         }
         self.last = Some(decision);
         self.set_pace();

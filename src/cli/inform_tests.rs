@@ -73,7 +73,7 @@ fn remove_asks_three_times() {
             (Err(Failure::Message(text)), Some(refusal)) => assert_eq!(text, refusal),
             (Ok(()), None) => {
                 assert!(printed.text().ends_with(questions));
-                assert_eq!(session.fixed_store().writes.len(), 14);
+                assert_eq!(session.fixed_store().writes.len(), 15);
             }
             (result, _) => panic!("{input}: {result:?}"),
         }

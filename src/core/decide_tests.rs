@@ -459,3 +459,28 @@ fn every_obstacle_of_a_candidate_is_named() {
     };
     assert_eq!(all.first(), Some(&leads));
 }
+
+#[test]
+fn another_identifier_in_the_store_costs_no_leader() {
+    let other = |c: &mut Cluster| c.initialize = Initialize::Done("2".into());
+    let d = expect(&changed(leader(), |v| v.edit(other)), "leader.steady", &[]);
+    assert!(d.why.contains("put 1 back"), "{}", d.why);
+    expect(&changed(replica(), |v| v.edit(other)), "safety.identity", &[Action::StopFast]);
+}
+
+#[test]
+fn a_service_that_is_stopped_in_a_pause_leaves_postgresql_alone() {
+    let stop = |mut v: View| {
+        v.settings.paused = true;
+        v.wishes.stop = true;
+        v
+    };
+    expect(&stop(paused()), "stop.leave", &[Action::Leave]);
+    expect(&stop(replica()), "stop.leave", &[Action::Leave]);
+    // Its deadline runs: no record says that nobody may take its key.
+    expect(&stop(leader()), "stop.begin", &[Action::StopFast]);
+    let stopping = changed(stop(replica()), |v| {
+        v.server.postmaster.as_mut().expect("runs").stopping_since = Some(NOW);
+    });
+    expect(&stopping, "stop.waiting", &[]);
+}

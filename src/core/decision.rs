@@ -181,6 +181,8 @@ pub enum Action {
     RestartDone,
     /// The orderly stop is complete.
     Goodbye,
+    /// Supervisor: exit, and leave PostgreSQL running.
+    Leave,
     /// This member must not go on: log the sentence, exit 1.
     GiveUp {
         reason: String,

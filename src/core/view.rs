@@ -218,6 +218,8 @@ pub struct Memory {
     pub quit_at: Option<Boot>,
     /// The leader's member key (mod_revision) for which this standby was woken last.
     pub woken_for: i64,
+    /// Since when the leader's history is needed before the server may start.
+    pub history_needed_since: Option<Boot>,
     /// Since when a standby that ought to stream does not.
     pub not_streaming_since: Option<Boot>,
 }

@@ -88,11 +88,15 @@ pub enum Order {
     Goodbye {
         failed: bool,
     },
+    /// In a pause: the supervisor may exit 0, PostgreSQL goes on and is adopted by the next one.
+    Leave,
 }
 
 /// What the supervisor must know before it runs anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configure {
+    /// Without symbolic links, as /proc shows it when it is a working directory. The supervisor
+    /// itself touches no file on that volume.
     pub data_dir: String,
     pub ttl: Duration,
     /// Bound of the relative clock rate error, parts per million (default 10,000).

@@ -97,7 +97,8 @@ variants! {
         19 Capsule(inner),
         20 Heartbeat { status, ready },
         21 Reloaded { reload },
-        22 Goodbye { failed }
+        22 Goodbye { failed },
+        23 Leave
     }
     JobKind { 1 Data, 2 Script }
     PgSignal { 1 Reload, 2 SmartStop, 3 FastStop, 4 ImmediateStop }
@@ -159,6 +160,7 @@ mod tests {
             Order::Heartbeat { status: "fine".into(), ready: true },
             Order::Reloaded { reload: 2 },
             Order::Goodbye { failed: true },
+            Order::Leave,
         ]
     }
 

@@ -94,6 +94,13 @@ impl Supervisor {
                 self.exit = Some(i32::from(failed));
                 Ok(())
             }
+            Order::Leave => {
+                self.order(Event::Leave)?;
+                self.log.info("paused: PostgreSQL goes on without a supervisor");
+                self.leaves = true;
+                self.exit = Some(0);
+                Ok(())
+            }
         }
     }
 
@@ -111,7 +118,7 @@ impl Supervisor {
 
     fn configure(&mut self, configure: &Configure) -> Answer {
         let budget = Budget::new(configure.ttl, configure.rho_ppm).map_err(|e| e.to_string())?;
-        let data_dir = canonical(&configure.data_dir)?;
+        let data_dir = PathBuf::from(&configure.data_dir);
         match &mut self.member {
             Some(member) if member.descent.data_dir != data_dir => {
                 return Err("the data directory of a running member cannot change".into());
@@ -191,6 +198,10 @@ impl Supervisor {
     /// Moves the postmaster and all that belongs to it into our group, in passes until one finds
     /// nobody outside: a fork may race with a pass.
     pub fn gather(&mut self, pid: i32) {
+        if !process::may_signal(pid) {
+            self.log.warning(&format!("process {pid} may not be signalled: it cannot be fenced"));
+            return self.fence_without_group(Means::NotFenceable);
+        }
         let (Some(groups), Some(member)) = (&self.groups, &self.member) else { return };
         for _ in 0..20 {
             let inside = groups.postgres.pids().unwrap_or_default();
@@ -203,31 +214,20 @@ impl Supervisor {
                 match groups.postgres.add(pid) {
                     Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
                         self.log.warning(&format!("process {pid} stays in its group: {error}"));
-                        return self.fence_without_group(pid);
+                        return self.fence_without_group(Means::Descent);
                     }
                     _ => {}
                 }
             }
         }
-        self.fence_without_group(pid);
+        self.fence_without_group(Means::Descent);
     }
 
     /// Until this postmaster is gone.
-    fn fence_without_group(&mut self, pid: i32) {
-        self.means = if process::may_signal(pid) { Means::Descent } else { Means::NotFenceable };
+    fn fence_without_group(&mut self, means: Means) {
+        self.means = means;
         self.guard.set_can_freeze(false);
     }
-}
-
-/// The path that /proc shows as a working directory; the directory itself may not be there yet.
-fn canonical(path: &str) -> Result<PathBuf, String> {
-    let path = Path::new(path);
-    let text = |error| format!("{}: {error}", path.display());
-    if let Ok(path) = path.canonicalize() {
-        return Ok(path);
-    }
-    let parent = path.parent().ok_or("data_dir has no parent")?.canonicalize().map_err(text)?;
-    Ok(parent.join(path.file_name().ok_or("data_dir has no name")?))
 }
 
 /// Beside the data directory, because that one comes and goes.

@@ -61,6 +61,8 @@ pub struct Supervisor {
     pub counters: Counters,
     /// Set when the loop is to end.
     pub exit: Option<i32>,
+    /// PostgreSQL and the sentinel go on, and the record of what was known stays.
+    pub leaves: bool,
     timer: Timer,
     signals: Signals,
 }
@@ -114,6 +116,7 @@ impl Supervisor {
             capsule: Vec::new(),
             counters: Counters::default(),
             exit: None,
+            leaves: false,
             timer: Timer::new()?,
             signals,
         })
@@ -263,9 +266,11 @@ impl Supervisor {
         if state != self.guard.group() {
             let _ = self.decide(Event::Group(state));
         }
-        if !state.populated && self.means != Means::ControlGroup && self.groups.is_some() {
-            self.means = Means::ControlGroup;
-            self.guard.set_can_freeze(true);
+        // What was adopted and could not be moved into our group is gone.
+        if !state.populated && self.means != Means::ControlGroup {
+            let grouped = self.groups.is_some();
+            self.means = if grouped { Means::ControlGroup } else { Means::Descent };
+            self.guard.set_can_freeze(grouped);
         }
     }
 
@@ -365,10 +370,13 @@ impl Supervisor {
         let _ = poll(&mut fds, limit);
     }
 
-    /// Nothing of PostgreSQL runs: the rest of the tree ends with us.
+    /// The rest of the tree ends with us.
     fn end(&mut self) {
         self.notify.stopping();
-        if let Some(child) = &self.sentinel {
+        if self.leaves {
+            self.record();
+            self.children.postmaster = None;
+        } else if let Some(child) = &self.sentinel {
             let _ = process::signal(child.pidfd.as_fd(), libc::SIGKILL);
         }
         for child in self.children.running().chain(self.agents.child()) {
@@ -379,7 +387,7 @@ impl Supervisor {
                 let _ = group.kill();
             }
         }
-        if let Some(member) = &self.member {
+        if let Some(member) = self.member.as_ref().filter(|_| !self.leaves) {
             member.memory.remove();
         }
         self.log.info("stopped");

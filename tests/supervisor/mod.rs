@@ -3,6 +3,7 @@
 mod postgres;
 mod rig;
 
+use std::process::{Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
 use pgvigil::core::guard::Phase;
@@ -351,4 +352,21 @@ fn orphaned_backends_are_killed() {
     link.see("the orphan's end", |s| !s.group.populated && s.phase == Phase::Leading);
     link.confirm(1);
     link.ok(Order::StartPrimary(sh("sleep 1000")));
+}
+
+#[test]
+fn what_may_not_be_signalled_is_said_to_be_out_of_reach() {
+    let Some(mut rig) = Rig::onlooker("onlooker") else { return };
+    let mut link = rig.configured(10, 30);
+    let mut run = rig.postmaster("");
+    // Root's: a shell that waits for its input.
+    let mut foreign = Program::new(run.argv.remove(0));
+    let foreign = foreign.current_dir(rig.data_dir()).stdin(Stdio::piped());
+    let mut foreign = foreign.spawn().unwrap();
+    let pid = foreign.id() as i32;
+    link.ok(Order::Adopt { pid, standby: true });
+    assert_eq!(link.state.group.means, Means::NotFenceable);
+    drop(foreign.stdin.take());
+    foreign.wait().unwrap();
+    link.see("the usual means", |state| state.group.means == Means::Descent);
 }

@@ -67,9 +67,22 @@ fn seqpacket() -> OwnedFd {
 }
 
 fn launch(dir: &Path, cgroup: Option<&Path>) -> Child {
+    start(Program::new(std::env::current_exe().unwrap()), dir, cgroup)
+}
+
+/// As postgres, who may look at other users' processes but not signal them.
+fn launch_onlooker(dir: &Path) -> Child {
+    let mut program = Program::new("setpriv");
+    program.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+    program.args(["--inh-caps=+sys_ptrace", "--ambient-caps=+sys_ptrace", "--"]);
+    program.arg(std::env::current_exe().unwrap());
+    start(program, dir, None)
+}
+
+fn start(mut program: Program, dir: &Path, cgroup: Option<&Path>) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
     let cgroup = cgroup.map_or("", |path| path.to_str().unwrap());
-    Program::new(std::env::current_exe().unwrap())
+    program
         .args(["--exact", "supervisor::rig::as_supervisor", "--test-threads=1", "--nocapture"])
         .env(OPTIONS, format!("{cgroup}\npostgres"))
         .env(SOCKET, dir.join("rig"))
@@ -126,6 +139,19 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 impl Rig {
     /// A directory of user postgres with a fresh supervisor; `None`: not root, so it cannot run.
     pub fn new(name: &str, grouped: bool) -> Option<Rig> {
+        Rig::launched(name, grouped, launch)
+    }
+
+    /// One whose supervisor has no control groups and may see what it may not signal.
+    pub fn onlooker(name: &str) -> Option<Rig> {
+        Rig::launched(name, false, |dir, _| launch_onlooker(dir))
+    }
+
+    fn launched(
+        name: &str,
+        grouped: bool,
+        launch: impl FnOnce(&Path, Option<&Path>) -> Child,
+    ) -> Option<Rig> {
         if !process::is_root() {
             println!("skipped: needs root to make control groups and to become postgres");
             return None;

@@ -116,6 +116,8 @@ pub enum Event {
     Resume,
     StartDataJob,
     Goodbye,
+    /// PostgreSQL is to go on while nobody supervises it.
+    Leave,
 }
 
 /// What the supervisor must do, in this order, before it takes the next event.
@@ -247,7 +249,7 @@ impl Guard {
         let by_phase = match self.phase {
             Phase::Leading => self.deadline,
             Phase::Frozen => {
-                let end = self.frozen_at.plus(self.freeze_max);
+                let end = self.frozen_until();
                 let look = self.acted_at.plus(FREEZE_GRACE).min(self.kill_by());
                 Some(if self.group.frozen { end } else { end.min(look) })
             }
@@ -314,6 +316,7 @@ impl Guard {
                 self.data_job = true;
             }
             Event::Goodbye => return self.data_directory_is_free(),
+            Event::Leave => return self.leave(),
         }
         Ok(())
     }
@@ -324,7 +327,7 @@ impl Guard {
             Phase::Leading if self.deadline.is_some_and(|deadline| now >= deadline) => {
                 self.expire(now, out);
             }
-            Phase::Frozen if now >= self.frozen_at.plus(self.freeze_max) => self.kill(now, out),
+            Phase::Frozen if now >= self.frozen_until() => self.kill(now, out),
             Phase::Frozen if !self.group.frozen => {
                 // All in D: fenced already, since the freeze trap stops a task before it returns
                 // to user mode. But only up to the instant when another member may lead.
@@ -385,6 +388,16 @@ impl Guard {
         if let Some(deadline) = self.deadline {
             out.push(Effect::Arm { deadline, kill_by: self.kill_by() });
         }
+    }
+
+    /// A freeze that no proof ends by then ends in the kill. What was found without a lease may
+    /// have to wait for the end of an earlier one first, which is nobody's failure.
+    fn frozen_until(&self) -> Boot {
+        let earlier = match (self.lease, self.budget) {
+            (None, Some(budget)) => budget.ttl,
+            _ => Duration::ZERO,
+        };
+        self.frozen_at.plus(self.freeze_max).plus(earlier)
     }
 
     /// E(s) - d1, the last instant at which a kill is in time; but a freeze gets its grace.

@@ -147,6 +147,17 @@ impl Guard {
         }
     }
 
+    /// The pause record keeps everybody from the key until its leader says otherwise, and a standby
+    /// acknowledges nothing: neither needs anybody who watches a deadline.
+    pub(super) fn leave(&self) -> Answer {
+        match self.phase {
+            _ if self.data_job => refuse("a job is working on the data directory"),
+            Phase::Paused => Ok(()),
+            Phase::Idle if !self.permitted => Ok(()),
+            _ => refuse("PostgreSQL may accept writes and no pause record covers it"),
+        }
+    }
+
     pub(super) fn data_directory_is_free(&self) -> Answer {
         if self.group.populated {
             return refuse("PostgreSQL is running");

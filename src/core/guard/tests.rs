@@ -366,8 +366,11 @@ fn what_was_found_is_frozen_until_it_is_known() {
     let mut run = Run::new();
     run.ok(0, Event::Found);
     run.ok(5, group(true, true));
-    run.ok(30_000, Event::Tick);
-    run.is(Phase::Killing, "AFAFK");
+    // freeze_max, and the earlier lease for whose end it may have to wait.
+    run.ok(30_000 + BUDGET_MS - 1, Event::Tick);
+    run.is(Phase::Frozen, "AF");
+    run.ok(30_000 + BUDGET_MS, Event::Tick);
+    run.is(Phase::Killing, "AFK");
 
     // A primary of ours behind its deadline does not pass for a standby.
     let mut run = Run::primary();
@@ -583,4 +586,19 @@ fn covered(guard: &Guard, world: &World, now: u64) {
         };
         assert!(covered, "writable without cover: {guard:?}");
     }
+}
+
+#[test]
+fn only_a_standby_or_a_paused_leader_goes_on_alone() {
+    let mut run = Run::primary();
+    run.refused(100, Event::Leave);
+    run.ok(100, Event::Pause(tenure(1)));
+    run.ok(100, Event::Leave);
+
+    let mut run = Run::new();
+    run.ok(0, Event::StartStandby);
+    run.ok(5, group(true, false));
+    run.ok(5, Event::Leave);
+    run.ok(10, Event::Campaign);
+    run.refused(10, Event::Leave);
 }

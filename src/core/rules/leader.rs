@@ -398,6 +398,14 @@ fn steady(v: &View) -> Option<Outcome> {
         return None;
     }
     let settling = v.memory.sync_names_set.is_some_and(|at| v.now.since(at) < QUICK * 20);
-    let out = Outcome::say(v, format!("no action. I am ({}), the leader with the lock", v.name));
+    let mut why = format!("no action. I am ({}), the leader with the lock", v.name);
+    if let (Some(Initialize::Done(id)), Some(control)) =
+        (v.cluster().map(|c| &c.initialize), v.control())
+        && *id != control.system_identifier.to_string()
+    {
+        let mine = control.system_identifier;
+        why += &format!("; the key /initialize was changed to {id}: put {mine} back");
+    }
+    let out = Outcome::say(v, why);
     Some(if settling { out.wake(QUICK) } else { out })
 }

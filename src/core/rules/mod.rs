@@ -3,6 +3,7 @@
 pub mod follow;
 pub mod leader;
 pub mod pause;
+pub mod rejoin;
 pub mod release;
 pub mod safety;
 #[cfg(test)]

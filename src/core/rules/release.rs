@@ -45,6 +45,11 @@ pub const RULES: &[Rule] = &[
         meaning: "the shutdown checkpoint is written: hand the key over",
         matches: sealed,
     },
+    Rule {
+        id: "stop.leave",
+        meaning: "paused: exit, PostgreSQL goes on and is adopted at the next start",
+        matches: leave,
+    },
     Rule { id: "stop.waiting", meaning: "PostgreSQL is stopping", matches: waiting },
     Rule { id: "stop.begin", meaning: "stop PostgreSQL in good order", matches: begin },
     Rule { id: "stop.done", meaning: "nothing of PostgreSQL is left: exit", matches: done },
@@ -151,6 +156,21 @@ fn abandon(v: &View) -> Outcome {
         None => out,
     };
     out.remember(|m| m.switchover = None).wake(Duration::ZERO)
+}
+
+/// As Patroni: whoever paused the cluster and stops the service means the service. Not where no
+/// record covers a primary (a pause with Patroni members, or one that is not in force yet).
+fn leave(v: &View) -> Option<Outcome> {
+    let stopping = v.server.postmaster?.stopping_since.is_some() || v.memory.switchover.is_some();
+    let covered = match v.guard.phase {
+        Phase::Paused => true,
+        Phase::Idle => v.is_standby(),
+        _ => false,
+    };
+    (v.wishes.stop && v.settings.paused && covered && !stopping).then(|| {
+        Outcome::say(v, "Leader key is not deleted and Postgresql is not stopped due paused state")
+            .act(Action::Leave)
+    })
 }
 
 fn waiting(v: &View) -> Option<Outcome> {

@@ -190,7 +190,9 @@ fn identity(v: &View) -> Option<Outcome> {
         return None;
     };
     let mine = v.control()?.system_identifier.to_string();
-    if mine == *expected || v.server.bootstrapping {
+    // Who holds the key did not lose its data because somebody wrote `/initialize`: it goes on and
+    // says so (`leader.steady`).
+    if mine == *expected || v.server.bootstrapping || v.holds_key() {
         return None;
     }
     let reason = format!(
@@ -198,7 +200,7 @@ fn identity(v: &View) -> Option<Outcome> {
         v.name
     );
     if v.server.postmaster.is_some() {
-        return Some(Outcome::say(v, reason.clone()).act(Action::Fence { reason }));
+        return Some(Outcome::say(v, reason).act(Action::StopFast));
     }
     Some(Outcome::say(v, reason.clone()).act(Action::GiveUp { reason }))
 }
