@@ -14,3 +14,4 @@ pub mod sim;
 pub mod supervisor;
 pub mod sys;
 pub mod telemetry;
+pub mod watchdog;

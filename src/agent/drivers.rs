@@ -11,11 +11,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::api::auth::Credentials;
 use crate::api::snapshot::Snapshot;
 use crate::config::{self, Effective, Local, Role};
+use crate::core::budget::ELECTION;
 use crate::core::cluster::{Cluster, Initialize};
 use crate::core::settings::Settings;
 use crate::core::time::Boot;
 use crate::core::view::Work;
 use crate::dcs::{Dcs, DcsError};
+use crate::link::order::Watchdog;
 use crate::postgres::{control, files};
 use crate::sys::clock;
 
@@ -43,6 +45,17 @@ impl Setup {
             tracing::warn!("{warning}");
         }
         Setup { local, dynamic, primary, replica }
+    }
+
+    /// How the watchdog device is to be used.
+    pub fn watchdog(&self) -> Watchdog {
+        let (asked, finer) = (&self.local.watchdog, &self.local.vigil.watchdog);
+        Watchdog {
+            mode: asked.mode,
+            grade: finer.grade,
+            margin_s: asked.safety_margin_s,
+            election: finer.election_timeout.unwrap_or(ELECTION),
+        }
     }
 
     pub fn settings(&self) -> &Settings {

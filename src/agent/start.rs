@@ -187,6 +187,7 @@ async fn prepare(
         rho_ppm: setup.primary.rho_ppm,
         freeze_max: setup.settings().freeze_max,
         postgres_path,
+        watchdog: setup.watchdog(),
     });
     let state = supervisor.order(configure).await.map_err(|e| refuse(&e))?;
     // A supervisor that was started anew may find the capsule only by the data directory's name.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::dynamic::{self, Timeouts};
 use super::guc;
 use super::keys::{CALLBACKS, LOCAL_ONLY};
-use super::local::{Grade, Local, Vigil};
+use super::local::{Local, Vigil};
 use super::options::{self, ReplicaMethod};
 use super::reader::{self, Reader};
 use super::units::{self, BYTES, SECONDS};
@@ -30,7 +30,6 @@ pub struct Effective {
     pub settings: Settings,
     /// `vigil.rho`: bound of the relative clock rate error, parts per million.
     pub rho_ppm: u32,
-    pub grade: Grade,
     /// For the server's command line, in Patroni's order.
     pub controlled: Vec<(String, String)>,
     /// All other parameters, values as text; a value may contain line ends.
@@ -94,7 +93,6 @@ pub fn effective(
     let callbacks = merged.get("callbacks").map(reader::text_map).unwrap_or_default();
     let effective = Effective {
         rho_ppm: local.vigil.rho_ppm.or(vigil.rho_ppm).unwrap_or(10_000),
-        grade: local.vigil.grade.or(vigil.grade).unwrap_or(Grade::A),
         controlled: command_line(local, parameters.controlled),
         parameters: parameters.others,
         pg_hba: merged.lines("pg_hba", role).filter(|_| !hba),

@@ -1,6 +1,6 @@
 //! The tables: every key that a configuration may have, and those that we cannot honour yet.
 
-use super::units::{BYTES, SECONDS};
+use super::units::{BYTES, MILLISECONDS, SECONDS};
 
 /// What a key may hold.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ pub const LOCAL: &[Key] = &[
     key("kubernetes", Any),
     key("raft", Any),
     key("citus", Any),
-    key("vigil", Section(VIGIL)),
+    key("vigil", Section(VIGIL_LOCAL)),
 ];
 
 const LEVELS: &[&str] = &["DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL"];
@@ -178,11 +178,21 @@ const ETCD: &[Key] = &[
     key("key", Text),
 ];
 
-const VIGIL: &[Key] = &[
+/// What both sources may hold.
+const VIGIL: &[Key] =
+    &[key("freeze_max", seconds(0)), key("allow_unfenced", Bool), key("rho", Fraction)];
+
+const VIGIL_LOCAL: &[Key] = &[
     key("freeze_max", seconds(0)),
     key("allow_unfenced", Bool),
     key("rho", Fraction),
+    key("watchdog", Section(VIGIL_WATCHDOG)),
+];
+
+const VIGIL_WATCHDOG: &[Key] = &[
+    key("identity", Text),
     key("grade", OneOf(&["a", "b"])),
+    key("election_timeout", Quantity { base: MILLISECONDS, min: 1 }),
 ];
 
 const BOOTSTRAP: &[Key] = &[
@@ -418,13 +428,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     ignore("log.file_size", None, LOG_FORM),
     ignore("log.loggers", None, LOG_FORM),
     ignore("log.deduplicate_heartbeat_logs", Some("off"), LOG_FORM),
-    Unsupported {
-        path: "watchdog.mode",
-        error: true,
-        unless: Some("off|automatic"),
-        why: "cannot be honoured: watchdog devices are not driven yet",
-    },
-    ignore("watchdog.driver", Some("default"), "has no effect: devices only"),
     ignore("tags.nostream", Some("off"), "has no effect yet"),
     ignore("postgresql.use_unix_socket_repl", Some("off"), "has no effect yet"),
     refuse("etcd3.srv", SRV),
@@ -448,7 +451,6 @@ pub const UNSUPPORTED_DYNAMIC: &[Unsupported] = &[
     ignore("ignore_slots", None, "has no effect yet: only slots of members are dropped"),
     ignore("postgresql.callbacks.on_reload", None, "is not called yet"),
     ignore("postgresql.pg_ctl_timeout", Some("60"), "has no effect: pg_ctl is not waited for"),
-    ignore("vigil.grade", None, "has no effect without a watchdog device"),
     refuse("postgresql.krbsrvname", "Kerberos is not supported"),
     ignore("postgresql.parameters_standby_leader", None, STANDBY_LEADER),
     ignore("postgresql.pg_hba_standby_leader", None, STANDBY_LEADER),

@@ -9,8 +9,10 @@ use serde_json::Value;
 use super::Endpoint;
 use super::etcd::EtcdSection;
 use super::reader::Reader;
-use super::units::SECONDS;
+use super::units::{MILLISECONDS, SECONDS};
+use crate::core::budget::Grade;
 use crate::core::cluster::Tags;
+pub use crate::core::settings::WatchdogMode;
 
 /// What this member reads from its own machine.
 #[derive(Clone, PartialEq)]
@@ -165,29 +167,25 @@ pub struct Ctl {
     pub insecure: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WatchdogMode {
-    Off,
-    #[default]
-    Automatic,
-    Required,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watchdog {
     pub mode: WatchdogMode,
-    pub device: String,
-    /// Seconds; -1: half of ttl.
-    pub safety_margin_s: i64,
+    /// `None`: whichever there is.
+    pub device: Option<String>,
+    /// The device is a named pipe (`driver: testing`).
+    pub testing: bool,
+    /// Seconds; -1: half of ttl; `None`: not written, so that the timeout is computed.
+    pub safety_margin_s: Option<i64>,
 }
 
-/// How much stalling the watchdog's timeout must survive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grade {
-    /// Any stalls.
-    A,
-    /// One stall.
-    B,
+/// `vigil.watchdog`: what Patroni has no key for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VigilWatchdog {
+    /// How the identity of the device begins.
+    pub identity: Option<String>,
+    pub grade: Option<Grade>,
+    /// The store's; default: etcd's.
+    pub election_timeout: Option<Duration>,
 }
 
 /// Our own section; what is absent may stand in `/config`.
@@ -197,7 +195,7 @@ pub struct Vigil {
     pub allow_unfenced: Option<bool>,
     /// Bound of the relative clock rate error, parts per million.
     pub rho_ppm: Option<u32>,
-    pub grade: Option<Grade>,
+    pub watchdog: VigilWatchdog,
 }
 
 impl Vigil {
@@ -208,11 +206,22 @@ impl Vigil {
             freeze_max: seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs),
             allow_unfenced: section.boolean("allow_unfenced"),
             rho_ppm: rho.filter(|r| (0.0..1.0).contains(r)).map(|r| (r * 1e6).round() as u32),
+            watchdog: VigilWatchdog::read(section.sub("watchdog")),
+        }
+    }
+}
+
+impl VigilWatchdog {
+    fn read(section: Reader) -> VigilWatchdog {
+        let ms = section.integer("election_timeout", MILLISECONDS);
+        VigilWatchdog {
+            identity: section.text("identity"),
             grade: match section.text("grade").unwrap_or_default().to_lowercase().as_str() {
                 "a" => Some(Grade::A),
                 "b" => Some(Grade::B),
                 _ => None,
             },
+            election_timeout: ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
         }
     }
 }

@@ -32,8 +32,8 @@ pub use emit::to_yaml;
 pub use etcd::EtcdSection;
 pub use load::{Loaded, load};
 pub use local::{
-    Bootstrap, Credentials, Ctl, CustomBootstrap, DbUser, Grade, Local, Log, Postgresql, RestApi,
-    Vigil, Watchdog, WatchdogMode,
+    Bootstrap, Credentials, Ctl, CustomBootstrap, DbUser, Local, Log, Postgresql, RestApi, Vigil,
+    Watchdog, WatchdogMode,
 };
 pub use options::ReplicaMethod;
 

@@ -107,8 +107,9 @@ fn watchdog(section: Reader) -> Watchdog {
     };
     Watchdog {
         mode,
-        device: section.text("device").unwrap_or_else(|| "/dev/watchdog".to_owned()),
-        safety_margin_s: section.integer("safety_margin", "").unwrap_or(5),
+        device: section.text("device"),
+        testing: section.text("driver").is_some_and(|d| d.eq_ignore_ascii_case("testing")),
+        safety_margin_s: section.integer("safety_margin", ""),
     }
 }
 

@@ -6,6 +6,8 @@ use serde_json::Value;
 pub const BYTES: &str = "B";
 /// Base unit of a setting that is a duration: seconds.
 pub const SECONDS: &str = "s";
+/// The same, as etcd counts.
+pub const MILLISECONDS: &str = "ms";
 
 /// `on/true/yes/1` and `off/false/no/0` in any case; `None` for anything else.
 pub fn boolean(value: &Value) -> Option<bool> {

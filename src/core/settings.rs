@@ -11,6 +11,17 @@ pub enum SyncMode {
     Quorum,
 }
 
+/// Patroni's `watchdog.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchdogMode {
+    Off,
+    /// Lead without one if there is none that can be used.
+    #[default]
+    Automatic,
+    /// Lead only while one is armed.
+    Required,
+}
+
 /// Effective settings: defaults, dynamic configuration, local configuration, in that order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {

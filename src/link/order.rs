@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::core::budget::Grade;
 use crate::core::cluster::Tenure;
 pub use crate::core::guard::Confirmation;
+pub use crate::core::settings::WatchdogMode;
 
 /// An order with its sender's generation; the supervisor refuses those of another generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +107,17 @@ pub struct Configure {
     pub freeze_max: Duration,
     /// Executable name of the postmaster (for the fallback without control groups): `postgres`.
     pub postgres_path: String,
+    pub watchdog: Watchdog,
+}
+
+/// How the watchdog device is to be used; which one it is was fixed at the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watchdog {
+    pub mode: WatchdogMode,
+    /// As [`Wish`](crate::core::budget::Wish) has them.
+    pub grade: Option<Grade>,
+    pub margin_s: Option<i64>,
+    pub election: Duration,
 }
 
 /// A program to run. The child opens `output` itself (append) for stdout and stderr.

@@ -1,6 +1,8 @@
 //! Supervisor to agent.
 
-pub use crate::core::budget::Budget;
+use std::time::Duration;
+
+pub use crate::core::budget::{Budget, Timeout};
 use crate::core::cluster::Tenure;
 use crate::core::guard::Phase;
 use crate::core::time::Boot;
@@ -36,6 +38,35 @@ pub struct State {
     pub reloads: u32,
     pub capsule: Vec<u8>,
     pub counters: Counters,
+    pub watchdog: Device,
+}
+
+/// The watchdog device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Without it this member must not lead.
+    pub required: bool,
+    /// Node and identity; empty: none is held.
+    pub node: String,
+    pub identity: String,
+    /// Why it is not used, or what is wrong with it; empty: nothing.
+    pub trouble: String,
+    /// It counts: without a ping it resets the machine.
+    pub armed: bool,
+    /// What is in force in the device.
+    pub timeout: Duration,
+    /// It cannot be stopped (`nowayout`).
+    pub endless: bool,
+    /// Somebody else holds a duplicate of the descriptor.
+    pub kept: bool,
+    /// Flags of the last boot, if the driver tells.
+    pub boot_status: Option<u32>,
+    pub pings: u32,
+    /// Confirmations that gave none.
+    pub withheld: u32,
+    pub failed: u32,
+    /// The least that was left of the timeout when a ping came.
+    pub margin_min: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

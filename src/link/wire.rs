@@ -1,10 +1,15 @@
 //! The encoding of every type that crosses the link: one line a type.
 
 use super::codec::{Malformed, Wire};
-use super::order::{Command, Configure, Confirmation, Envelope, Job, JobKind, Order, PgSignal};
-use super::state::{
-    Budget, Counters, Exit, ExitStatus, Group, JobState, Means, Postmaster, Refusal, State,
+use super::order::{
+    Command, Configure, Confirmation, Envelope, Job, JobKind, Order, PgSignal, Watchdog,
+    WatchdogMode,
 };
+use super::state::{
+    Budget, Counters, Device, Exit, ExitStatus, Group, JobState, Means, Postmaster, Refusal, State,
+    Timeout,
+};
+use crate::core::budget::Grade;
 use crate::core::cluster::Tenure;
 use crate::core::guard::Phase;
 
@@ -56,13 +61,19 @@ macro_rules! variants {
 
 fields! {
     Envelope { generation, seq, order }
-    Configure { data_dir, ttl, rho_ppm, freeze_max, postgres_path }
+    Configure { data_dir, ttl, rho_ppm, freeze_max, postgres_path, watchdog }
+    Watchdog { mode, grade, margin_s, election }
     Confirmation { tenure, cluster_id, raft_term, sent_at, ttl }
     Tenure { lease_id, mod_revision }
     Command { argv, env, cwd, output }
     Job { id, kind, command }
     Refusal { seq, reason }
-    Budget { ttl, exclusive, t1, g, k }
+    Budget { ttl, exclusive, t1, g, k, watch }
+    Timeout { set, reset }
+    Device {
+        required, node, identity, trouble, armed, timeout, endless, kept, boot_status, pings,
+        withheld, failed, margin_min
+    }
     Group { means, populated, frozen }
     Postmaster { pid, start_ticks, started_at, adopted, permitted }
     Exit { pid, at, status, permitted }
@@ -70,7 +81,7 @@ fields! {
     Counters { freezes, thaws, kills, agent_starts }
     State {
         generation, seq_seen, refused, phase, tenure, sent_at, deadline, burned, budget, group,
-        postmaster, last_exit, jobs, stop_requested, reloads, capsule, counters
+        postmaster, last_exit, jobs, stop_requested, reloads, capsule, counters, watchdog
     }
 }
 
@@ -101,6 +112,8 @@ variants! {
         23 Leave
     }
     JobKind { 1 Data, 2 Script }
+    WatchdogMode { 1 Off, 2 Automatic, 3 Required }
+    Grade { 1 A, 2 B }
     PgSignal { 1 Reload, 2 SmartStop, 3 FastStop, 4 ImmediateStop }
     Means { 1 ControlGroup, 2 Descent, 3 NotFenceable }
     ExitStatus { 1 Code(inner), 2 Signal(inner), 3 Unknown }
@@ -132,6 +145,11 @@ mod tests {
                 rho_ppm: 10_000,
                 freeze_max: Duration::ZERO,
                 postgres_path: "postgres".into(),
+                watchdog: Watchdog {
+                    grade: Some(Grade::B),
+                    margin_s: Some(-1),
+                    ..Watchdog::default()
+                },
             }),
             Order::Retune { ttl },
             Order::Campaign,
@@ -194,6 +212,7 @@ mod tests {
             reloads: 4,
             capsule: b"lease".to_vec(),
             counters: Counters { freezes: 1, thaws: 2, kills: 3, agent_starts: 4 },
+            watchdog: Device { node: "/dev/x".into(), boot_status: Some(32), ..Device::default() },
         }
     }
 

@@ -142,6 +142,8 @@ impl World {
                 self.watch_deadline(m, deadline.plus(SENTINEL));
             }
             Effect::Disarm => self.members[m].page = None,
+            // Its budget has no device.
+            Effect::ArmDevice { .. } | Effect::Ping { .. } | Effect::DisarmDevice => {}
             Effect::Freeze => self.freeze(m),
             Effect::Thaw | Effect::Clear => {
                 self.members[m].freeze_wanted = false;

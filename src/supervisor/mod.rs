@@ -1,10 +1,11 @@
 //! Process 1 of a member: parent of the postmaster, of the agent and of every job, and owner of
-//! the deadline and of the kill. One thread, one poll loop, nothing that waits: no DNS, no TLS, no
-//! file on the data volume, no blocking log. What it may do at which instant is decided by
-//! `core::guard`; here it is done.
+//! the deadline and of the kill. One poll loop, nothing that waits: no DNS, no TLS, no file on the
+//! data volume, no blocking log. What it may do at which instant is decided by `core::guard`; here
+//! it is done. A second thread, the petter, enters the driver of the watchdog device.
 
 mod agents;
 mod children;
+mod device;
 mod groups;
 mod log;
 mod memory;
@@ -19,6 +20,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::sys::{cgroup, process, realtime};
+use crate::watchdog::held;
+use device::Dog;
 use log::Log;
 pub use memory::memory_path;
 use watch::Supervisor;
@@ -35,13 +38,16 @@ pub struct Options {
     pub cgroup: Option<PathBuf>,
     /// Whom to become if started as root: the owner of the data directory, name or number.
     pub user: Option<String>,
+    /// The watchdog device to hold; `None`: none.
+    pub watchdog: Option<held::Options>,
 }
 
 impl Options {
     /// This program itself as `pgvigil agent CONFIG`.
     pub fn new(config: Option<String>) -> Options {
         let agent = ["/proc/self/exe", "agent"].map(String::from);
-        Options { agent: agent.into_iter().chain(config).collect(), cgroup: None, user: None }
+        let agent = agent.into_iter().chain(config).collect();
+        Options { agent, cgroup: None, user: None, watchdog: None }
     }
 }
 
@@ -61,10 +67,12 @@ pub fn run(options: Options) -> i32 {
 
 fn start(options: Options, log: &mut Log) -> io::Result<Supervisor> {
     process::become_subreaper()?;
+    // As whom we were started: the device may be root's.
+    let dog = Dog::open(options.watchdog.clone(), log);
     if process::is_root() {
         leave_root(&options, log)?;
     }
-    Supervisor::new(options)
+    Supervisor::new(options, dog)
 }
 
 /// Started by root: prepares the control group, puts this process in, and becomes the user, who

@@ -1,9 +1,12 @@
 //! What systemd hears: sd_notify without ever waiting for PID 1.
 
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
 
 use crate::core::time::Boot;
@@ -31,6 +34,24 @@ impl Notify {
     fn send(&self, states: &[NotifyState<'_>]) -> bool {
         let lines: String = states.iter().map(|state| format!("{state}\n")).collect();
         self.socket.as_ref().is_none_or(|socket| socket.send(lines.as_bytes()).is_ok())
+    }
+
+    /// Gives systemd a descriptor to keep for the unit's next process. False: nobody took it.
+    pub fn store(&self, name: &str, fd: BorrowedFd<'_>) -> bool {
+        let Some(socket) = &self.socket else { return false };
+        // A watchdog device cannot be polled; without FDPOLL=0 some versions would refuse it.
+        let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
+        let (fds, text) = ([fd.as_raw_fd()], [IoSlice::new(text.as_bytes())]);
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(socket.as_raw_fd(), &text, &rights, flags, None).is_ok()
+    }
+
+    /// Takes it back.
+    pub fn forget(&self, name: &str) {
+        if let Some(socket) = &self.socket {
+            let _ = socket.send(format!("FDSTOREREMOVE=1\nFDNAME={name}\n").as_bytes());
+        }
     }
 
     pub fn is_ready(&self) -> bool {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::children::{Prepared, Running};
 use super::groups::Descent;
 use super::watch::Supervisor;
-use crate::core::budget::Budget;
 use crate::core::guard::Event;
 use crate::core::time::Boot;
 use crate::link::CAPSULE_MAX_BYTES;
@@ -41,11 +40,13 @@ impl Supervisor {
         match order {
             Order::Configure(configure) => self.configure(&configure),
             Order::Retune { ttl } => {
-                let rho_ppm = self.member.as_ref().map_or(0, |member| member.rho_ppm);
-                let budget = Budget::new(ttl, rho_ppm).map_err(|error| error.to_string())?;
+                let budget = self.budget(ttl)?;
                 self.order(Event::Retune(budget))
             }
-            Order::Campaign => self.order(Event::Campaign),
+            Order::Campaign => {
+                self.ready_device()?;
+                self.order(Event::Campaign)
+            }
             Order::Withdraw => self.order(Event::Withdraw),
             Order::Confirm(confirmation) => self.order(Event::Confirm(confirmation)),
             Order::LeaseLost { tenure } => self.order(Event::LeaseLost(tenure)),
@@ -117,7 +118,6 @@ impl Supervisor {
     }
 
     fn configure(&mut self, configure: &Configure) -> Answer {
-        let budget = Budget::new(configure.ttl, configure.rho_ppm).map_err(|e| e.to_string())?;
         let data_dir = PathBuf::from(&configure.data_dir);
         match &mut self.member {
             Some(member) if member.descent.data_dir != data_dir => {
@@ -126,6 +126,8 @@ impl Supervisor {
             Some(member) => member.rho_ppm = configure.rho_ppm,
             None => self.settle_in(configure, data_dir)?,
         }
+        self.wish_device(configure.watchdog);
+        let budget = self.budget(configure.ttl)?;
         let freeze_max = configure.freeze_max;
         self.order(Event::Configure { budget, freeze_max })?;
         let ms = |d: Duration| d.as_millis();
@@ -135,6 +137,14 @@ impl Supervisor {
             ms(budget.t1),
             ms(budget.g)
         ));
+        if let (Some(watch), Some(grade)) = (budget.watch, budget.grade()) {
+            self.log.info(&format!(
+                "watchdog: timeout {} s, resets at most {} ms after a ping, grade {grade:?} of {} ms",
+                watch.set.as_secs(),
+                ms(watch.reset),
+                ms(budget.exclusive)
+            ));
+        }
         Ok(())
     }
 

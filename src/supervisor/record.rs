@@ -21,6 +21,8 @@ use crate::sys::{clock, fd, proc};
 /// number of the descriptor that holds its lock.
 pub const DATA_DIR: &str = "PGVIGIL_DATA_DIR";
 pub const LOCK_FD: &str = "PGVIGIL_LOCK_FD";
+/// The same of the watchdog device.
+pub const WATCHDOG_FD: &str = "PGVIGIL_WATCHDOG_FD";
 
 impl Supervisor {
     /// Writes down what a successor must know. Before there is a member there is nothing.

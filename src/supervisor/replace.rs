@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use super::children::{Helper, Prepared};
-use super::record::{DATA_DIR, LOCK_FD};
+use super::record::{DATA_DIR, LOCK_FD, WATCHDOG_FD};
 use super::watch::Supervisor;
 use crate::core::time::Boot;
 use crate::link::order::Command;
@@ -61,6 +61,9 @@ impl Supervisor {
         if let Some(member) = &self.member {
             let _ = fd::keep_over_exec(member.lock.as_fd(), false);
         }
+        if let Some(file) = self.dog.file() {
+            let _ = fd::keep_over_exec(file.as_fd(), false);
+        }
         error
     }
 
@@ -86,8 +89,14 @@ impl Supervisor {
             let data_dir = member.descent.data_dir.clone();
             handed = vec![(DATA_DIR.into(), data_dir.into()), (LOCK_FD.into(), number.into())];
         }
+        if let Some(file) = self.dog.file() {
+            fd::keep_over_exec(file.as_fd(), true)?;
+            handed.push((WATCHDOG_FD.into(), file.as_raw_fd().to_string().into()));
+        }
         let argv = std::env::args_os().map(|a| CString::new(a.as_bytes()));
-        let others = std::env::vars_os().filter(|(n, _)| !n.as_bytes().starts_with(b"PGVIGIL_"));
+        // The numbers of LISTEN_FDS are those of the first program in this process.
+        let ours = |name: &[u8]| name.starts_with(b"PGVIGIL_") || name.starts_with(b"LISTEN_");
+        let others = std::env::vars_os().filter(|(name, _)| !ours(name.as_bytes()));
         let env = others
             .chain(handed)
             .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()));

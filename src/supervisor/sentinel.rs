@@ -57,6 +57,9 @@ pub fn start(page: &Page, reach: &Reach<'_>) -> io::Result<Child> {
         // Where it is not granted the sentinel works all the same, if memory permits.
         let _ = realtime::lock_memory();
         let _ = realtime::prioritize(super::PRIORITY);
+        // Softdog's timer lives on the petter's processor: were that one to hang with interrupts
+        // off, this process is on another and fences; were this one's to hang, the timer fires.
+        let _ = realtime::bind(realtime::Processors::AllButFirst);
         watch(page, reach, supervisor);
     })
 }

@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 
 use super::agents::Agents;
 use super::children::{Children, Helper};
+use super::device::Dog;
 use super::groups::{Descent, Groups, Reach};
 use super::log::Log;
 use super::memory::Memory;
@@ -45,6 +46,7 @@ pub struct Supervisor {
     pub log: Log,
     pub notify: Notify,
     pub guard: Guard,
+    pub dog: Dog,
     pub groups: Option<Groups>,
     pub means: Means,
     /// This process.
@@ -68,7 +70,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    pub fn new(options: Options) -> io::Result<Supervisor> {
+    pub fn new(options: Options, dog: Dog) -> io::Result<Supervisor> {
         let mut log = Log::open();
         let groups = Groups::open(options.cgroup.as_deref());
         match &groups {
@@ -77,14 +79,21 @@ impl Supervisor {
                 "no control group ({error}): a fence kills PostgreSQL process by process"
             )),
         }
-        let mut new = Supervisor::with(options, log, groups.ok())?;
+        let mut new = Supervisor::with(options, log, groups.ok(), dog)?;
+        new.dog.store(&new.notify);
         if !new.recall().map_err(io::Error::other)? {
             new.clear_leftovers();
         }
+        new.take_device_over();
         Ok(new)
     }
 
-    fn with(options: Options, mut log: Log, groups: Option<Groups>) -> io::Result<Supervisor> {
+    fn with(
+        options: Options,
+        mut log: Log,
+        groups: Option<Groups>,
+        dog: Dog,
+    ) -> io::Result<Supervisor> {
         for (what, result) in [
             ("memory is not locked", realtime::lock_memory()),
             ("no real-time priority", realtime::prioritize(PRIORITY)),
@@ -103,6 +112,7 @@ impl Supervisor {
             log,
             notify: Notify::open(),
             guard: Guard::new(means == Means::ControlGroup),
+            dog,
             groups,
             means,
             own: own.ok_or_else(|| io::Error::other("/proc cannot be read"))?,
@@ -148,6 +158,7 @@ impl Supervisor {
             self.take_orders(now);
             self.tend_children(now);
             self.observe();
+            self.tend_device();
             // Facts are told by now; a tick lets time pass.
             let _ = self.decide(Event::Tick);
             self.tend_sentinel();
@@ -206,13 +217,21 @@ impl Supervisor {
                 // Also one that is on its way into the group.
                 let helpers = self.children.helpers.iter();
                 helpers.for_each(|child| process::signal_all(child, libc::SIGKILL));
-                self.reach().map_or(Ok(()), |reach| reach.kill())
+                let killed = self.reach().map_or(Ok(()), |reach| reach.kill());
+                if killed.is_ok() && self.means == Means::ControlGroup {
+                    let _ = self.decide(Event::KillSent);
+                }
+                killed
             }
             Effect::Thaw => {
                 self.counters.thaws += 1;
                 self.groups.as_ref().map_or(Ok(()), |groups| groups.postgres.thaw())
             }
             Effect::Clear => self.groups.as_ref().map_or(Ok(()), |groups| groups.postgres.thaw()),
+            Effect::ArmDevice { .. } | Effect::Ping { .. } | Effect::DisarmDevice => {
+                self.command_device(effect);
+                Ok(())
+            }
             Effect::LookAtTasks => {
                 let running = self.a_task_runs();
                 let _ = self.decide(Event::Tasks { running });
@@ -337,6 +356,7 @@ impl Supervisor {
             reloads: self.reloads,
             capsule: self.capsule.clone(),
             counters: self.counters,
+            watchdog: self.dog.state(&self.guard),
             ..self.agents.receipt()
         }
     }
@@ -358,6 +378,7 @@ impl Supervisor {
         if let Some(groups) = &self.groups {
             fds.push(PollFd::new(groups.postgres.events_fd(), PollFlags::POLLPRI));
         }
+        fds.extend(self.dog.link().map(input));
         if let Some((link, unsent)) = self.agents.link() {
             let output = if unsent { PollFlags::POLLOUT } else { PollFlags::empty() };
             fds.push(PollFd::new(link, PollFlags::POLLIN | output));
@@ -387,6 +408,7 @@ impl Supervisor {
                 let _ = group.kill();
             }
         }
+        self.dog.close(&self.notify);
         if let Some(member) = self.member.as_ref().filter(|_| !self.leaves) {
             member.memory.remove();
         }

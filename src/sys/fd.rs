@@ -33,6 +33,28 @@ pub fn inherited(name: &str) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Takes over the descriptor that systemd kept under this name for the unit's next process.
+///
+/// To be called once for a name, as [`inherited`].
+pub fn kept(name: &str) -> Option<OwnedFd> {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    if variable("LISTEN_PID") != std::process::id().to_string() {
+        return None;
+    }
+    let count: usize = variable("LISTEN_FDS").parse().ok()?;
+    let names = variable("LISTEN_FDNAMES");
+    let position = names.split(':').take(count).position(|kept| kept == name)?;
+    // SAFETY: systemd passes descriptors from number 3 on, as many as it says (sd_listen_fds(3));
+    // fcntl fails on a number that is not open; nobody else in this process knows of it.
+    unsafe {
+        let number = 3 + position as RawFd;
+        if libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) < 0 {
+            return None;
+        }
+        Some(OwnedFd::from_raw_fd(number))
+    }
+}
+
 /// Lets `fd` live through an exec (`true`), or not.
 pub fn keep_over_exec(fd: BorrowedFd<'_>, keep: bool) -> io::Result<()> {
     let flags = if keep { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };

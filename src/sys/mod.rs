@@ -9,3 +9,4 @@ pub mod proc;
 pub mod process;
 pub mod realtime;
 pub mod shared;
+pub mod watchdog;

@@ -154,10 +154,10 @@ fn give_up(why: &CStr, spec: &Spec<'_>) -> ! {
     unsafe { libc::_exit(NOT_EXECUTED) }
 }
 
-/// A copy of this process that runs `body` and ends; for a single-threaded process only (a thread
-/// of the parent might hold a lock that nobody releases in the child).
+/// A copy of this process that runs `body` and ends; only for a process whose other threads, if
+/// any, never allocate and never take a lock (nobody would release it in the child).
 pub fn fork(body: impl FnOnce()) -> io::Result<Child> {
-    // SAFETY: the caller is single-threaded, so the child may do whatever the parent may.
+    // SAFETY: the caller is as good as single-threaded, so the child may do what the parent may.
     match unsafe { libc::fork() } {
         ..0 => Err(io::Error::last_os_error()),
         0 => {
@@ -308,6 +308,15 @@ pub fn new_session() {
 pub fn hold_signals(hold: bool) -> io::Result<()> {
     let how = if hold { SigmaskHow::SIG_SETMASK } else { SigmaskHow::SIG_UNBLOCK };
     Ok(sigprocmask(how, Some(&SigSet::all()), None)?)
+}
+
+/// Runs `body` with all signals held back; a thread that it starts never gets any.
+pub fn without_signals<T>(body: impl FnOnce() -> T) -> io::Result<T> {
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    let result = body();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    Ok(result)
 }
 
 /// The name that `ps` shows (15 bytes).

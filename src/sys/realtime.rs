@@ -33,3 +33,38 @@ pub fn prioritize(priority: i32) -> io::Result<()> {
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Processors out of those that this thread may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processors {
+    First,
+    AllButFirst,
+}
+
+/// Binds this thread to some of its processors; where there is only one nothing changes.
+pub fn bind(to: Processors) -> io::Result<()> {
+    // SAFETY: an empty set is all zeroes; both calls get a set that lives, with its size, and 0
+    // means this thread; the macros index within the set.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut all = 0..libc::CPU_SETSIZE as usize;
+        let Some(first) = all.find(|cpu| libc::CPU_ISSET(*cpu, &set)) else { return Ok(()) };
+        if libc::CPU_COUNT(&set) < 2 {
+            return Ok(());
+        }
+        match to {
+            Processors::First => {
+                libc::CPU_ZERO(&mut set);
+                libc::CPU_SET(first, &mut set);
+            }
+            Processors::AllButFirst => libc::CPU_CLR(first, &mut set),
+        }
+        if libc::sched_setaffinity(0, size_of_val(&set), &raw const set) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}

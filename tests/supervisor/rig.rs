@@ -14,11 +14,13 @@ use nix::sys::socket::{
     send, socket,
 };
 use pgvigil::core::cluster::Tenure;
-use pgvigil::link::order::{Command, Configure, Confirmation, Envelope, Order};
+use pgvigil::link::order::{Command, Configure, Confirmation, Envelope, Order, Watchdog};
 use pgvigil::link::state::State;
 use pgvigil::link::{self, decode, encode};
 use pgvigil::supervisor::{Options, memory_path, run};
 use pgvigil::sys::{clock, fd, proc, process};
+use pgvigil::watchdog::discover::Choice;
+use pgvigil::watchdog::held;
 
 const OPTIONS: &str = "RIG_OPTIONS";
 const SOCKET: &str = "RIG_SOCKET";
@@ -34,7 +36,12 @@ fn as_supervisor() {
     let user = next();
     let program = std::env::current_exe().unwrap().to_str().unwrap().to_string();
     let agent = [&program, "--exact", "supervisor::rig::as_agent", "--test-threads=1"];
-    let options = Options { agent: agent.map(String::from).into(), cgroup, user };
+    let watchdog = next().map(|pipe| held::Options {
+        choice: Choice { device: Some(pipe.into()), identity: None },
+        testing: true,
+        factor_ppm: None,
+    });
+    let options = Options { agent: agent.map(String::from).into(), cgroup, user, watchdog };
     std::process::exit(run(options));
 }
 
@@ -244,6 +251,7 @@ impl Rig {
             rho_ppm: 10_000,
             freeze_max: Duration::from_secs(freeze_max_s),
             postgres_path: "/usr/lib/postgresql/15/bin/postgres".into(),
+            watchdog: Watchdog { election: Duration::from_secs(1), ..Watchdog::default() },
         })
     }
 

@@ -7,6 +7,9 @@
 //! the network, the agent and the scheduler did in between. The agent's liveness is no argument
 //! anywhere: an agent that hangs, lies about nothing and sends nothing loses the deadline.
 
+mod device;
+#[cfg(test)]
+mod device_tests;
 mod orders;
 mod saved;
 #[cfg(test)]
@@ -18,6 +21,8 @@ use super::budget::{Budget, FENCE};
 use super::cluster::Tenure;
 use super::time::Boot;
 
+pub use device::Device;
+use device::Pings;
 pub use saved::Corrupt;
 
 /// A freeze that took longer than this is looked into.
@@ -90,6 +95,19 @@ pub enum Event {
     /// predecessor knew, if anything, does not fit.
     Found,
     DataJobEnded,
+    /// Answer to the last [`Effect::ArmDevice`]: since then it counts, and that was verified.
+    DeviceArmed {
+        at: Boot,
+    },
+    /// The device cannot be armed.
+    DeviceFailed,
+    /// Answer to the last [`Effect::Ping`]: when it returned; `None`: it was withheld, or failed.
+    Pinged {
+        at: Option<Boot>,
+    },
+    /// The last [`Effect::Kill`] was carried out: SIGKILL is pending for every process of the
+    /// group, so that none executes another instruction of its program.
+    KillSent,
     /// A postmaster that we did not start was taken over, or a known one turned out to be this.
     Adopted {
         standby: bool,
@@ -130,6 +148,18 @@ pub enum Effect {
     },
     /// There is no deadline any more.
     Disarm,
+    /// Let the watchdog device count, with this timeout; answered by [`Event::DeviceArmed`].
+    ArmDevice {
+        timeout: Duration,
+    },
+    /// One ping, which also brings this timeout into force; answered by [`Event::Pinged`]. With a
+    /// `proof`, the instant at which its renewal was sent, not once that is older than G.
+    Ping {
+        proof: Option<Boot>,
+        timeout: Duration,
+    },
+    /// Stop the device. Nothing is to be answered.
+    DisarmDevice,
     Freeze,
     Thaw,
     Kill,
@@ -170,6 +200,8 @@ pub struct Guard {
     acted_at: Boot,
     orphans_since: Option<Boot>,
     data_job: bool,
+    device: Device,
+    pings: Pings,
 }
 
 type Answer = Result<(), Refused>;
@@ -198,6 +230,8 @@ impl Guard {
             acted_at: Boot(0),
             orphans_since: None,
             data_job: false,
+            device: Device::Off,
+            pings: Pings::default(),
         }
     }
 
@@ -257,7 +291,7 @@ impl Guard {
             Phase::Idle | Phase::Candidate | Phase::Fenced | Phase::Sealed | Phase::Paused => None,
         };
         let orphans = self.orphans_since.map(|since| since.plus(ORPHAN_GRACE));
-        by_phase.into_iter().chain(orphans).min()
+        by_phase.into_iter().chain(orphans).chain(self.ping_due()).min()
     }
 
     /// Takes one event at `now`; effects are appended to `out` whether it is refused or not,
@@ -280,6 +314,7 @@ impl Guard {
                 if running && self.phase == Phase::Frozen && !self.group.frozen {
                     self.kill(now, out);
                 }
+                self.pings.still = !running;
             }
             Event::PostmasterExited => {
                 self.orphans_since = self.group.populated.then_some(now);
@@ -292,13 +327,17 @@ impl Guard {
                 }
             }
             Event::DataJobEnded => self.data_job = false,
+            Event::DeviceArmed { at } => self.device_armed(at),
+            Event::DeviceFailed => self.device = Device::Off,
+            Event::Pinged { at } => self.pinged(at, now, out),
+            Event::KillSent => self.ping_once_more(out),
             Event::Adopted { standby } => self.adopt(standby, now, out),
             Event::Configure { budget, freeze_max } => {
                 self.freeze_max = freeze_max;
                 self.retune(budget, out);
             }
             Event::Retune(budget) => self.retune(budget, out),
-            Event::Campaign => return self.campaign(),
+            Event::Campaign => return self.campaign(out),
             Event::Withdraw => return self.withdraw(out),
             Event::Confirm(confirmation) => return self.confirm(confirmation, now, out),
             Event::LeaseLost(tenure) => self.lease_lost(tenure, now, out),
@@ -350,6 +389,9 @@ impl Guard {
             self.orphans_since = Some(now);
             out.push(Effect::Kill);
         }
+        if self.ping_due().is_some_and(|at| now >= at) {
+            self.ping(None, out);
+        }
     }
 
     /// The deadline passed without a newer confirmation.
@@ -382,6 +424,7 @@ impl Guard {
         self.lease = None;
         self.deadline = None;
         out.push(Effect::Disarm);
+        self.disarm_device(out);
     }
 
     fn arm(&self, out: &mut Vec<Effect>) {
@@ -417,6 +460,7 @@ impl Guard {
         self.phase = Phase::Frozen;
         self.frozen_at = now;
         self.acted_at = now;
+        self.pings.still = false;
         self.past_deadline(now, out);
         out.push(Effect::Freeze);
     }
@@ -432,6 +476,7 @@ impl Guard {
         if !self.group.populated {
             return self.fenced(out);
         }
+        self.pings.last_given &= self.phase == Phase::Killing;
         self.phase = Phase::Killing;
         self.acted_at = now;
         self.past_deadline(now, out);

@@ -22,7 +22,7 @@ impl Guard {
         self.arm(out);
     }
 
-    pub(super) fn campaign(&mut self) -> Answer {
+    pub(super) fn campaign(&mut self, out: &mut Vec<Effect>) -> Answer {
         if self.budget.is_none() {
             return refuse("not configured");
         }
@@ -36,6 +36,7 @@ impl Guard {
             Phase::Sealed => return refuse("sealed: the postmaster has not ended yet"),
             Phase::Paused => return refuse("paused"),
         }
+        self.arm_device(out);
         Ok(())
     }
 
@@ -90,9 +91,20 @@ impl Guard {
             }
         }
         match self.phase {
+            Phase::Candidate if !self.is_watched(budget) || !self.is_newest(&new) => {
+                return refuse("the watchdog device was not armed before this renewal was sent");
+            }
             Phase::Candidate | Phase::Leading | Phase::Paused => {}
             // A thaw obeys the rule of a promotion: only on proof younger than G, so that a stall
             // between the proof and the act stays within what the budget allows.
+            Phase::Frozen if !self.is_newest(&new) => {
+                return refuse("the watchdog device was pinged after this renewal was sent");
+            }
+            // Found: nobody campaigned for it.
+            Phase::Frozen if self.lease.is_none() && !self.is_watched(budget) => {
+                self.arm_device(out);
+                return refuse("the watchdog device is being armed");
+            }
             Phase::Frozen if now.since(new.sent_at) <= budget.g => {}
             Phase::Frozen => return refuse("confirmation too old to thaw"),
             Phase::Idle | Phase::Fenced => return refuse("not armed: campaign first"),
@@ -104,14 +116,14 @@ impl Guard {
             && same
             && self.group.frozen
             && now.since(new.sent_at) <= budget.g;
-        self.accept(new, budget, out);
+        self.accept(new, budget, now, out);
         if again {
             out.push(Effect::Thaw);
         }
         Ok(())
     }
 
-    fn accept(&mut self, new: Confirmation, budget: Budget, out: &mut Vec<Effect>) {
+    fn accept(&mut self, new: Confirmation, budget: Budget, now: Boot, out: &mut Vec<Effect>) {
         self.budget = Some(budget);
         // One that waits for a longer lease goes on waiting.
         self.larger = self.larger.filter(|larger| larger.t1 > budget.t1);
@@ -125,6 +137,7 @@ impl Guard {
         self.deadline = Some(new.sent_at.plus(budget.t1));
         // Armed before the thaw: were we stopped in between, the sentinel has the deadline.
         self.arm(out);
+        self.prove(now, out);
         if thaw {
             out.push(Effect::Thaw);
         }
@@ -206,11 +219,13 @@ impl Guard {
     fn fresh(&self, now: Boot) -> Answer {
         match (self.phase, self.lease, self.budget) {
             (Phase::Leading, Some(lease), Some(budget)) => {
-                if now.since(lease.sent_at) <= budget.g {
-                    Ok(())
-                } else {
-                    refuse("the last confirmation is too old")
+                if !self.is_watched(budget) {
+                    return refuse("the watchdog device is not armed");
                 }
+                if now.since(lease.sent_at) > budget.g || !self.is_newest(&lease) {
+                    return refuse("the last confirmation is too old");
+                }
+                Ok(())
             }
             _ => refuse("not leading"),
         }
@@ -260,6 +275,7 @@ impl Guard {
                 self.phase = Phase::Paused;
                 self.deadline = None;
                 out.push(Effect::Disarm);
+                self.disarm_device(out);
                 Ok(())
             }
             Phase::Paused => Ok(()),
@@ -272,8 +288,11 @@ impl Guard {
             return;
         }
         self.phase = Phase::Leading;
-        let fresh = self.fresh(now).is_ok();
+        let young = |(l, b): (Confirmation, Budget)| now.since(l.sent_at) <= b.g;
+        let fresh = self.lease.zip(self.budget).is_some_and(young);
         self.deadline = self.lease.zip(self.budget).map(|(l, b)| l.sent_at.plus(b.t1));
+        // The pause record, which keeps others from the key, goes when the device is armed.
+        self.arm_device(out);
         if fresh {
             self.arm(out);
         } else {

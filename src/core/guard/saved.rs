@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Confirmation, GroupState, Guard, Phase};
-use crate::core::budget::Budget;
+use super::{Confirmation, Device, GroupState, Guard, Phase};
+use crate::core::budget::{Budget, Timeout};
 use crate::core::cluster::Tenure;
 use crate::core::time::Boot;
 
@@ -34,9 +34,12 @@ impl Guard {
         };
         let ns = |d: Duration| d.as_nanos() as i128;
         let tenure = |t: Tenure| [i128::from(t.lease_id), i128::from(t.mod_revision)];
-        for (key, budget) in [("budget", self.budget), ("larger", self.larger)] {
+        for (key, watch, budget) in
+            [("budget", "watch", self.budget), ("larger", "larger_watch", self.larger)]
+        {
             if let Some(b) = budget {
                 line(key, &[ns(b.ttl), ns(b.exclusive), ns(b.t1), ns(b.g), ns(b.k)]);
+                b.watch.iter().for_each(|w| line(watch, &[ns(w.set), ns(w.reset)]));
             }
         }
         line("freeze_max", &[ns(self.freeze_max)]);
@@ -59,6 +62,7 @@ impl Guard {
             ("sealed", self.sealed),
             ("populated", self.group.populated),
             ("data_job", self.data_job),
+            ("device", self.device != Device::Off),
         ] {
             line(key, &[flag.into()]);
         }
@@ -85,7 +89,12 @@ impl Guard {
             [id, revision] => Ok(Tenure { lease_id: id as i64, mod_revision: revision as i64 }),
             _ => Err(Corrupt("tenure")),
         };
-        let budget = |key: &'static str| match numbers(key)?.as_deref() {
+        let watch = |key: &'static str| match numbers(key)?.as_deref() {
+            None => Ok(None),
+            Some(&[set, reset]) => Ok(Some(Timeout { set: length(set), reset: length(reset) })),
+            Some(_) => Err(Corrupt(key)),
+        };
+        let budget = |key: &'static str, of_device| match numbers(key)?.as_deref() {
             None => Ok(None),
             Some(&[ttl, exclusive, t1, g, k]) => Ok(Some(Budget {
                 ttl: length(ttl),
@@ -93,6 +102,7 @@ impl Guard {
                 t1: length(t1),
                 g: length(g),
                 k: length(k),
+                watch: watch(of_device)?,
             })),
             Some(_) => Err(Corrupt(key)),
         };
@@ -100,8 +110,8 @@ impl Guard {
         let phase = PHASES.iter().find(|(_, name)| get("phase").is_some_and(|p| p == name));
         let mut guard = Guard::new(flag("can_freeze")?);
         guard.phase = phase.ok_or(Corrupt("phase"))?.0;
-        guard.budget = budget("budget")?;
-        guard.larger = budget("larger")?;
+        guard.budget = budget("budget", "watch")?;
+        guard.larger = budget("larger", "larger_watch")?;
         guard.freeze_max = length(first("freeze_max")?);
         guard.last_sent = boot(first("last_sent")?);
         guard.lease = match numbers("lease")?.as_deref() {
@@ -122,6 +132,9 @@ impl Guard {
         guard.sealed = flag("sealed")?;
         guard.group = GroupState { populated: flag("populated")?, frozen };
         guard.data_job = flag("data_job")?;
+        // What it does now the supervisor looks up; a release without devices wrote no line.
+        let counted = numbers("device")?.is_some_and(|n| n.first() == Some(&1));
+        guard.device = if counted { Device::On } else { Device::Off };
         guard.frozen_at = boot(first("frozen_at")?);
         Ok(guard)
     }

@@ -3,11 +3,11 @@ use super::*;
 const BUDGET_MS: u64 = 10_000;
 const NS: u64 = 1_000_000;
 
-fn at(ms: u64) -> Boot {
+pub(super) fn at(ms: u64) -> Boot {
     Boot((1_000_000 + ms) * NS)
 }
 
-fn ms(ms: u64) -> Duration {
+pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -15,24 +15,24 @@ fn budget(ttl_ms: u64) -> Budget {
     Budget::new(ms(ttl_ms), 10_000).unwrap()
 }
 
-fn tenure(n: i64) -> Tenure {
+pub(super) fn tenure(n: i64) -> Tenure {
     Tenure { lease_id: 100 + n, mod_revision: n }
 }
 
-fn proof(n: i64, sent_ms: u64) -> Event {
+pub(super) fn proof(n: i64, sent_ms: u64) -> Event {
     let sent_at = at(sent_ms);
     let ttl = ms(20_000);
     Event::Confirm(Confirmation { tenure: tenure(n), cluster_id: 1, raft_term: 2, sent_at, ttl })
 }
 
-fn group(populated: bool, frozen: bool) -> Event {
+pub(super) fn group(populated: bool, frozen: bool) -> Event {
     Event::Group(GroupState { populated, frozen })
 }
 
 /// A guard and its transcript.
-struct Run {
-    guard: Guard,
-    out: Vec<Effect>,
+pub(super) struct Run {
+    pub(super) guard: Guard,
+    pub(super) out: Vec<Effect>,
 }
 
 impl Run {
@@ -53,29 +53,29 @@ impl Run {
         run
     }
 
-    fn on(&mut self, now_ms: u64, event: Event) -> Answer {
+    pub(super) fn on(&mut self, now_ms: u64, event: Event) -> Answer {
         self.guard.on(event, at(now_ms), &mut self.out)
     }
 
     #[track_caller]
-    fn ok(&mut self, now_ms: u64, event: Event) {
+    pub(super) fn ok(&mut self, now_ms: u64, event: Event) {
         assert_eq!(self.on(now_ms, event), Ok(()), "{event:?} at {now_ms}");
     }
 
     #[track_caller]
-    fn refused(&mut self, now_ms: u64, event: Event) {
+    pub(super) fn refused(&mut self, now_ms: u64, event: Event) {
         assert!(self.on(now_ms, event).is_err(), "{event:?} at {now_ms}");
     }
 
     /// The phase, and the effects since the last look: a letter each.
     #[track_caller]
-    fn is(&mut self, phase: Phase, effects: &str) {
+    pub(super) fn is(&mut self, phase: Phase, effects: &str) {
         let letters: String = self.out.drain(..).map(letter).collect();
         assert_eq!((self.guard.phase, letters.as_str()), (phase, effects));
     }
 }
 
-fn letter(effect: Effect) -> char {
+pub(super) fn letter(effect: Effect) -> char {
     match effect {
         Effect::Arm { .. } => 'A',
         Effect::Disarm => 'D',
@@ -84,6 +84,10 @@ fn letter(effect: Effect) -> char {
         Effect::Kill => 'K',
         Effect::Clear => 'C',
         Effect::LookAtTasks => 'L',
+        Effect::ArmDevice { .. } => 'W',
+        Effect::Ping { proof: Some(_), .. } => 'P',
+        Effect::Ping { proof: None, .. } => 'p',
+        Effect::DisarmDevice => 'w',
     }
 }
 
@@ -428,7 +432,8 @@ fn saved_and_restored_it_is_the_same() {
         let lines = lines.map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let restored = Guard::restore(&lines, run.guard.group.frozen).unwrap();
         let same = Guard {
-            // Only when to look next.
+            // Only when to look next, and what the supervisor finds out anew.
+            pings: Default::default(),
             acted_at: Boot(0),
             orphans_since: None,
             ..run.guard
@@ -438,10 +443,10 @@ fn saved_and_restored_it_is_the_same() {
     assert!(Guard::restore(&std::collections::BTreeMap::new(), false).is_err());
 }
 
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -549,6 +554,9 @@ fn step(run: &mut Run, world: &mut World, now: u64, event: Event) {
                 }
             }
             Effect::LookAtTasks => assert!(world.frozen),
+            Effect::ArmDevice { .. } | Effect::Ping { .. } | Effect::DisarmDevice => {
+                panic!("these budgets have no device")
+            }
         }
     }
     if answer.is_ok() {

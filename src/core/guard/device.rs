@@ -1,0 +1,175 @@
+//! The watchdog device: when it counts, and which pings it gets.
+//!
+//! It covers what neither supervisor nor sentinel can: nothing of ours runs any more. A ping says
+//! "for the next a·W nobody else may hold the key, or nothing of ours can acknowledge". So there
+//! are two kinds, and no other:
+//!
+//! - *With proof*: one for a confirmation, sent at `s`, while it is younger than G, and only if `s`
+//!   lies after the return of the ping before it (rule R: the base of grade A, see
+//!   [`Grade::A`](crate::core::budget::Grade)).
+//! - *Without*, by time: while nothing in the group can acknowledge, because nothing in it was
+//!   permitted to, or because it was seen frozen. A permit or a thaw after that needs a renewal that
+//!   was sent after the last of these pings returned: then again p <= s, and a stall at any
+//!   instruction up to the first ping with proof ends by s + 2·a·W.
+//!
+//! The pings by time are decided here, in the loop that also decides about permits, never by whoever
+//! carries them out: a loop that hangs gets no pings.
+
+use std::time::Duration;
+
+use super::{Confirmation, Effect, Guard, Phase};
+use crate::core::budget::Budget;
+use crate::core::time::Boot;
+
+/// What the device does, as far as the guard wants it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Device {
+    /// It does not count; or there is none.
+    #[default]
+    Off,
+    /// It was told to, and has not answered.
+    Arming,
+    /// Without a ping it resets the machine.
+    On,
+}
+
+/// What was pinged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Pings {
+    /// When the last one, or the arming, returned.
+    pub(super) done: Boot,
+    /// The same of the last one without proof.
+    pub(super) unproven: Boot,
+    /// One is under way; `Some(true)`: with proof.
+    pub(super) pending: Option<bool>,
+    /// Not frozen yet, but all that is not stands in the kernel, which it does not leave.
+    pub(super) still: bool,
+    /// A kill has had its one ping.
+    pub(super) last_given: bool,
+    /// Confirmations that gave none.
+    pub(super) withheld: u32,
+}
+
+impl Guard {
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// How many confirmations gave no ping: too old, or sent before the last ping returned.
+    pub fn withheld(&self) -> u32 {
+        self.pings.withheld
+    }
+
+    /// A supervisor starts and finds the device counting. When it was pinged nobody knows; that a
+    /// renewal sent from now on comes later is certain.
+    pub fn device_counts(&mut self, now: Boot) {
+        self.device = Device::On;
+        self.pings = Pings { done: now, unproven: now, ..Pings::default() };
+    }
+
+    pub(super) fn arm_device(&mut self, out: &mut Vec<Effect>) {
+        let watch = self.budget.and_then(|budget| budget.watch);
+        if let (Some(watch), Device::Off) = (watch, self.device) {
+            self.device = Device::Arming;
+            out.push(Effect::ArmDevice { timeout: watch.set });
+        }
+    }
+
+    pub(super) fn disarm_device(&mut self, out: &mut Vec<Effect>) {
+        if self.device != Device::Off {
+            self.device = Device::Off;
+            self.pings.pending = None;
+            out.push(Effect::DisarmDevice);
+        }
+    }
+
+    pub(super) fn device_armed(&mut self, at: Boot) {
+        if self.device == Device::Arming {
+            self.device = Device::On;
+            // The kernel counts from here, as from a ping.
+            let withheld = self.pings.withheld;
+            self.pings = Pings { done: at, unproven: at, withheld, ..Pings::default() };
+        }
+    }
+
+    /// The device counts, or the budget asks for none.
+    pub(super) fn is_watched(&self, budget: Budget) -> bool {
+        budget.watch.is_none() || self.device == Device::On
+    }
+
+    /// No ping without proof, and no arming, came after this renewal was sent.
+    pub(super) fn is_newest(&self, of: &Confirmation) -> bool {
+        let pinged = self.pings.pending == Some(false) || self.pings.unproven > of.sent_at;
+        self.device != Device::On || !pinged
+    }
+
+    /// The ping of a confirmation that was accepted now.
+    pub(super) fn prove(&mut self, now: Boot, out: &mut Vec<Effect>) {
+        let (Some(lease), Some(budget)) = (self.lease, self.budget) else { return };
+        if budget.watch.is_none() {
+            // The budget in force counts on no device any more: the others carry it alone.
+            return self.disarm_device(out);
+        }
+        if self.device == Device::Off {
+            // The length of the lease, or an operator, has brought a device into play.
+            return self.arm_device(out);
+        }
+        let follows = self.pings.pending.is_none() && lease.sent_at >= self.pings.done;
+        if self.device == Device::On && follows && now.since(lease.sent_at) <= budget.g {
+            self.ping(Some(lease.sent_at), out);
+        } else {
+            self.pings.withheld = self.pings.withheld.wrapping_add(1);
+        }
+    }
+
+    pub(super) fn ping(&mut self, proof: Option<Boot>, out: &mut Vec<Effect>) {
+        if let Some(watch) = self.budget.and_then(|budget| budget.watch) {
+            self.pings.pending = Some(proof.is_some());
+            out.push(Effect::Ping { proof, timeout: watch.set });
+        }
+    }
+
+    /// When the next ping without proof is due: half a timeout after the last one of any kind.
+    pub(super) fn ping_due(&self) -> Option<Boot> {
+        let watch = self.budget.and_then(|budget| budget.watch)?;
+        let harmless = match self.phase {
+            Phase::Candidate | Phase::Leading => !self.may_acknowledge(),
+            Phase::Frozen => self.group.frozen || self.pings.still || !self.may_acknowledge(),
+            _ => false,
+        };
+        let due = self.device == Device::On && self.pings.pending.is_none() && harmless;
+        due.then(|| self.pings.done.plus(watch.set / 2))
+    }
+
+    pub(super) fn pinged(&mut self, at: Option<Boot>, now: Boot, out: &mut Vec<Effect>) {
+        let Some(proven) = self.pings.pending.take() else { return };
+        let Some(at) = at else {
+            self.pings.withheld = self.pings.withheld.wrapping_add(u32::from(proven));
+            return;
+        };
+        self.pings.done = at;
+        if !proven {
+            self.pings.unproven = at;
+        }
+        // Between the look at its age and its return the ping was held up so long that the machine
+        // might outlive the lease (grade B only: rule R excludes it in grade A).
+        let late = self.lease.zip(self.budget).is_some_and(|(lease, budget)| {
+            let reset = budget.watch.map_or(Duration::ZERO, |watch| watch.reset);
+            at.plus(reset) > lease.sent_at.plus(budget.exclusive)
+        });
+        if proven && late && self.phase == Phase::Leading && self.may_acknowledge() {
+            self.kill(now, out);
+        }
+    }
+
+    /// What has SIGKILL pending executes nothing any more, so this ping is one of a fenced group:
+    /// it leaves the processes a whole timeout to go. There is no second one: what cannot be killed
+    /// (a hung disk) is left to the device.
+    pub(super) fn ping_once_more(&mut self, out: &mut Vec<Effect>) {
+        let last = self.phase == Phase::Killing && !self.pings.last_given;
+        if last && self.device == Device::On && self.pings.pending.is_none() {
+            self.pings.last_given = true;
+            self.ping(None, out);
+        }
+    }
+}

@@ -1,0 +1,363 @@
+use super::tests::{Random, Run, at, group, ms, proof, tenure};
+use super::*;
+use crate::core::budget::{Device as Timing, Grade, Wish};
+
+const SOFTDOG: Timing = Timing {
+    min_s: 1,
+    max_s: 65_535,
+    factor_ppm: 1_010_000,
+    late: Duration::ZERO,
+    early: Duration::ZERO,
+};
+
+/// ttl 10 s: W 4 s and T1 3.4 s in grade A, 8 s and 6.9 s in grade B; G 0.7 s.
+fn budget(ttl_ms: u64, grade: Grade) -> Budget {
+    let election = ms(1000);
+    let wish = Wish { grade: Some(grade), margin_s: None, election, kept: true };
+    Budget::watched(ms(ttl_ms), 10_000, &SOFTDOG, &wish).unwrap()
+}
+
+fn watched() -> Run {
+    let mut run = Run { guard: Guard::new(true), out: vec![] };
+    let budget = budget(10_000, Grade::A);
+    run.ok(0, Event::Configure { budget, freeze_max: ms(30_000) });
+    run
+}
+
+/// A primary under tenure 1: armed at 0, confirmed and pinged at 10.
+fn primary() -> Run {
+    let mut run = watched();
+    run.ok(0, Event::Campaign);
+    run.is(Phase::Candidate, "W");
+    run.ok(0, Event::DeviceArmed { at: at(0) });
+    run.ok(10, proof(1, 5));
+    run.is(Phase::Leading, "AP");
+    run.ok(10, pinged(10));
+    run.ok(10, Event::StartPrimary);
+    run.ok(20, group(true, false));
+    run.out.clear();
+    run
+}
+
+fn pinged(ms: u64) -> Event {
+    Event::Pinged { at: Some(at(ms)) }
+}
+
+#[test]
+fn nothing_is_permitted_before_the_device_was_armed() {
+    let mut run = watched();
+    run.ok(0, Event::Campaign);
+    run.refused(10, proof(1, 5));
+    run.ok(20, Event::DeviceArmed { at: at(20) });
+    run.refused(30, proof(1, 15)); // sent before it was armed
+    run.ok(30, proof(1, 25));
+    run.is(Phase::Leading, "WAP");
+    run.ok(30, Event::StartPrimary);
+    run.ok(31, group(true, false));
+    run.ok(40, Event::StopSignal);
+    run.ok(50, group(false, false));
+    run.ok(50, Event::Release(tenure(1)));
+    run.is(Phase::Idle, "CDw");
+    // A device that cannot be armed.
+    run.ok(60, Event::Campaign);
+    run.ok(60, Event::DeviceFailed);
+    run.refused(70, proof(2, 65));
+    run.ok(70, Event::Campaign);
+    run.is(Phase::Candidate, "WW");
+}
+
+#[test]
+fn a_ping_is_one_confirmation_younger_than_g_that_was_sent_after_the_last_ping() {
+    let mut run = primary();
+    run.ok(1000, proof(1, 900));
+    run.is(Phase::Leading, "AP");
+    run.ok(1100, proof(1, 1000)); // the ping before it has not returned
+    run.ok(1200, pinged(1150));
+    run.ok(1200, proof(1, 1140)); // sent before it returned
+    run.ok(2000, proof(1, 1250)); // older than G
+    run.is(Phase::Leading, "AAA");
+    assert_eq!(run.guard.withheld(), 3);
+    run.ok(2100, proof(1, 2050));
+    run.is(Phase::Leading, "AP");
+    run.ok(2110, Event::Pinged { at: None });
+    assert_eq!(run.guard.withheld(), 4, "the petter found it too old");
+    // By time alone a primary gets none.
+    run.ok(5000, Event::Tick);
+    run.is(Phase::Leading, "");
+}
+
+#[test]
+fn a_frozen_group_is_pinged_by_time_and_thawed_only_by_a_renewal_that_was_sent_later() {
+    let mut run = primary();
+    run.ok(3405, Event::Tick);
+    run.is(Phase::Frozen, "AF");
+    run.ok(3500, Event::Tick); // not seen to stand still
+    run.is(Phase::Frozen, "");
+    run.ok(3500, group(true, true));
+    run.is(Phase::Frozen, "p");
+    run.refused(3510, proof(1, 3505)); // its return is not known
+    run.ok(3520, pinged(3515));
+    run.refused(3520, proof(1, 3510));
+    assert_eq!(run.guard.wake_at(), Some(at(5515)), "half a timeout later");
+    run.ok(5515, Event::Tick);
+    run.is(Phase::Frozen, "p");
+    run.ok(5520, pinged(5520));
+    run.ok(5600, proof(1, 5550));
+    run.is(Phase::Leading, "APT");
+}
+
+#[test]
+fn processes_that_stand_in_the_kernel_are_as_good_as_frozen_until_the_last_instant() {
+    let mut run = primary();
+    run.ok(3405, Event::Tick);
+    run.ok(3605, Event::Tick);
+    run.is(Phase::Frozen, "AFL");
+    run.ok(3606, Event::Tasks { running: false });
+    run.is(Phase::Frozen, "p");
+    run.ok(3610, pinged(3610));
+    // E - d1: 5 + 9900 - 500.
+    run.ok(9405, Event::Tick);
+    run.is(Phase::Killing, "AFK");
+    run.ok(9406, Event::KillSent);
+    run.is(Phase::Killing, "p");
+    run.ok(9407, pinged(9407));
+    // What a kill does not remove is left to the device.
+    run.ok(10_500, Event::Tick);
+    run.ok(10_500, Event::KillSent);
+    run.ok(15_000, Event::Tick);
+    run.is(Phase::Killing, "KK");
+    run.ok(15_001, group(false, false));
+    run.is(Phase::Fenced, "DwC");
+}
+
+#[test]
+fn what_was_not_permitted_is_pinged_by_time() {
+    let mut run = watched();
+    run.ok(0, Event::StartStandby);
+    run.ok(0, group(true, false));
+    run.ok(0, Event::Campaign);
+    run.ok(0, Event::DeviceArmed { at: at(0) });
+    run.out.clear();
+    run.ok(2000, Event::Tick);
+    run.is(Phase::Candidate, "p");
+    run.ok(2001, pinged(2001));
+    run.ok(2010, proof(1, 2005));
+    run.ok(2010, pinged(2010));
+    run.is(Phase::Leading, "AP");
+    run.ok(4010, Event::Tick);
+    run.is(Phase::Leading, "p");
+    run.ok(4012, pinged(4011));
+    // A promotion, too, needs a renewal that was sent after that.
+    run.refused(4020, Event::Promote);
+    run.ok(4030, proof(1, 4020));
+    run.ok(4030, Event::Promote);
+    run.is(Phase::Leading, "AP");
+    let mut lost = watched();
+    lost.ok(0, Event::Campaign);
+    lost.ok(1, Event::Withdraw);
+    lost.is(Phase::Idle, "WDw");
+    lost.ok(2, Event::DeviceArmed { at: at(1) });
+    assert_eq!(lost.guard.device(), Device::Off, "the answer was overtaken");
+}
+
+#[test]
+fn a_pause_disarms_and_the_end_of_it_arms() {
+    let mut run = primary();
+    run.ok(100, Event::Pause(tenure(1)));
+    run.is(Phase::Paused, "Dw");
+    run.ok(200, proof(1, 150));
+    run.is(Phase::Paused, "");
+    run.ok(210, Event::Resume);
+    run.is(Phase::Leading, "WA");
+    run.ok(220, Event::DeviceArmed { at: at(215) });
+    run.ok(300, proof(1, 250));
+    run.is(Phase::Leading, "AP");
+}
+
+/// Grade B allows for one stall. The second one, between the look at the age and the ping's return,
+/// is seen when it returns.
+#[test]
+fn a_ping_that_was_held_up_beyond_the_lease_fences_at_once() {
+    let mut run = primary();
+    let b = budget(10_000, Grade::B);
+    run.ok(100, Event::Retune(b));
+    run.ok(200, proof(1, 100));
+    run.ok(200, pinged(210));
+    run.ok(1000, proof(1, 400));
+    run.out.clear();
+    // 400 + 9900 - 8080 = 2220.
+    run.ok(2220, pinged(2220));
+    run.is(Phase::Leading, "");
+    run.ok(2300, proof(1, 2250));
+    run.ok(4200, pinged(4100));
+    run.is(Phase::Killing, "APAFK");
+}
+
+#[test]
+fn a_shorter_lease_brings_its_timeout_with_the_next_ping() {
+    let mut run = primary();
+    run.ok(100, Event::Retune(budget(5000, Grade::A)));
+    run.out.clear();
+    run.ok(200, proof(1, 150));
+    let timeout = |out: &[Effect]| match out.last() {
+        Some(Effect::Ping { timeout, .. }) => timeout.as_secs(),
+        _ => 0,
+    };
+    assert_eq!(timeout(&run.out), 2);
+    run.ok(210, pinged(205));
+    // Longer: not before a lease of that length is confirmed.
+    let longer = budget(30_000, Grade::A);
+    run.ok(300, Event::Retune(longer));
+    run.ok(400, proof(1, 350));
+    assert_eq!(timeout(&run.out), 2, "proof(1) is of a lease of 20 s");
+    // An operator switches the device off.
+    run.ok(410, pinged(405));
+    let without = Budget::new(ms(5000), 10_000).unwrap();
+    run.ok(420, Event::Retune(without));
+    run.out.clear();
+    run.ok(500, proof(1, 450));
+    run.is(Phase::Leading, "Aw");
+    run.ok(600, Event::Retune(budget(5000, Grade::A)));
+    run.ok(700, proof(1, 650));
+    run.is(Phase::Leading, "AAW");
+}
+
+#[test]
+fn a_supervisor_that_starts_again_counts_from_then() {
+    let mut run = primary();
+    let text = run.guard.save();
+    let lines = text.lines().filter_map(|l| l.split_once(' '));
+    let lines = lines.map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    run.guard = Guard::restore(&lines, false).unwrap();
+    assert_eq!((run.guard.device(), run.guard.budget()), (Device::On, primary().guard.budget()));
+    run.guard.device_counts(at(1000));
+    run.ok(1010, proof(1, 990));
+    run.is(Phase::Leading, "A");
+    run.ok(1100, proof(1, 1050));
+    run.is(Phase::Leading, "AP");
+}
+
+/// The device as the kernel has it, and a petter that may be slow.
+struct Machine {
+    run: Run,
+    now: u64,
+    /// When the machine stops, unless it is pinged.
+    fires: Option<Boot>,
+    /// When the petter is done with its command.
+    busy: Option<(u64, Effect)>,
+    populated: bool,
+    writable: bool,
+    frozen: bool,
+}
+
+impl Machine {
+    fn step(&mut self, event: Event) {
+        let permit = matches!(event, Event::StartPrimary | Event::Promote);
+        self.run.out.clear();
+        let answer = self.run.on(self.now, event);
+        for effect in std::mem::take(&mut self.run.out) {
+            match effect {
+                Effect::Freeze => self.frozen = true,
+                Effect::Thaw | Effect::Clear => self.frozen = false,
+                Effect::Kill => (self.populated, self.writable) = (false, false),
+                Effect::DisarmDevice => {
+                    assert!(!self.acknowledges() || self.run.guard.sealed, "disarmed under load");
+                    (self.fires, self.busy) = (None, None);
+                }
+                Effect::Ping { .. } | Effect::ArmDevice { .. } => {
+                    self.busy = Some((self.now, effect));
+                }
+                _ => {}
+            }
+        }
+        if answer.is_ok() && permit {
+            (self.populated, self.writable) = (true, true);
+        } else if answer.is_ok() && event == Event::StartStandby {
+            self.populated = true;
+        }
+    }
+
+    fn acknowledges(&self) -> bool {
+        self.populated && self.writable && !self.frozen
+    }
+
+    /// The petter gets to run.
+    fn pet(&mut self) {
+        let Some((_, effect)) = self.busy.take() else { return };
+        let reset = |timeout: Duration| at(self.now).plus(timeout * 101 / 100);
+        let event = match effect {
+            Effect::ArmDevice { timeout } => {
+                self.fires = Some(reset(timeout));
+                Event::DeviceArmed { at: at(self.now) }
+            }
+            Effect::Ping { proof, timeout } => {
+                let g = self.run.guard.budget().unwrap().g;
+                if proof.is_some_and(|sent| at(self.now).since(sent) > g) {
+                    Event::Pinged { at: None }
+                } else {
+                    self.fires = Some(reset(timeout));
+                    Event::Pinged { at: Some(at(self.now)) }
+                }
+            }
+            _ => return,
+        };
+        self.step(event);
+    }
+}
+
+/// Whatever is delayed, and for how long: the machine is gone, or has fenced, before anybody else
+/// can hold the key. Only the loop and the petter stall here; there is no sentinel.
+#[test]
+fn grade_a_survives_stalls_of_any_length() {
+    let (mut resets, mut permits) = (0, 0);
+    for seed in 1..=600 {
+        let mut random = Random(seed);
+        let mut m = Machine {
+            run: watched(),
+            now: 0,
+            fires: None,
+            busy: None,
+            populated: false,
+            writable: false,
+            frozen: false,
+        };
+        let mut confirmed = 0;
+        for _ in 0..200 {
+            // Mostly quick, with stalls of all lengths.
+            m.now += match random.below(40) {
+                0 => random.below(9000),
+                1..=3 => random.below(1000),
+                n => n,
+            };
+            if let Some(fires) = m.fires.filter(|fires| at(m.now) >= *fires) {
+                resets += 1;
+                let until = at(confirmed).plus(ms(9900));
+                assert!(!m.acknowledges() || fires <= until, "seed {seed}: {fires:?} > {until:?}");
+                break;
+            }
+            if m.acknowledges() && at(m.now) >= at(confirmed).plus(ms(9900)) {
+                panic!("seed {seed}: it runs on at {}, confirmed at {confirmed}", m.now);
+            }
+            match random.below(10) {
+                0 => m.step(Event::Campaign),
+                1..=3 => {
+                    let sent =
+                        m.now.saturating_sub([1, 30, 300, 600, 900][random.below(5) as usize]);
+                    let before = m.run.guard.lease();
+                    m.step(proof(1, sent));
+                    if m.run.guard.lease() != before {
+                        confirmed = sent;
+                    }
+                }
+                4 => {
+                    m.step(Event::StartPrimary);
+                    permits += u64::from(m.writable);
+                }
+                5 => m.step(Event::Tick),
+                6 => m.step(group(m.populated, m.populated && m.frozen)),
+                _ => m.pet(),
+            }
+        }
+    }
+    assert!(resets > 50 && permits > 500, "{resets} resets, {permits} permits: too tame");
+}
