@@ -30,6 +30,9 @@ use super::{bootstrap, hooks, peers, replica, store};
 /// A checkpoint before a planned stop shortens the stop; one that takes longer is not waited for.
 const BEFORE_STOP: Duration = Duration::from_secs(60);
 
+/// A BMC may take seconds; a driver of the kernel none.
+const ARMED_WITHIN: Duration = Duration::from_secs(3);
+
 /// Nobody waits for the one after a promotion but those who want to rewind.
 pub const AFTER_PROMOTION: Duration = Duration::from_secs(3600);
 
@@ -120,7 +123,10 @@ async fn act(
 ) -> Result<(), ActionError> {
     match action {
         Action::AskPeers => facts.push(peers::ask(d, v).await),
-        Action::Campaign => order(d, Order::Campaign).await?,
+        Action::Campaign => {
+            order(d, Order::Campaign).await?;
+            armed(d).await?;
+        }
         Action::Withdraw => order(d, Order::Withdraw).await?,
         Action::Pause { tenure, revision } => {
             order(d, Order::Pause { tenure, revision }).await?;
@@ -187,6 +193,27 @@ async fn order(d: &Drivers, order: Order) -> Result<(), ActionError> {
 async fn end(d: &Drivers, last: Order, facts: &mut Vec<Fact>) -> Result<(), ActionError> {
     order(d, last).await?;
     facts.push(Fact::SaidGoodbye);
+    Ok(())
+}
+
+/// The watchdog device counts before the lease is renewed that the acquiring transaction rests
+/// on; the supervisor would refuse that lease's confirmation otherwise.
+async fn armed(d: &Drivers) -> Result<(), ActionError> {
+    let mut states = d.supervisor.states();
+    let settled = states.wait_for(|state| !state.awaits_device());
+    let settled = tokio::time::timeout(ARMED_WITHIN, settled).await;
+    let state = match settled {
+        Ok(Ok(state)) => state.clone(),
+        Ok(Err(_)) | Err(_) => d.supervisor.state(),
+    };
+    // In automatic mode the next confirmation brings the budget without a device into force.
+    if state.awaits_device() || (state.lacks_device() && state.watchdog.required) {
+        let why = match state.watchdog.trouble.as_str() {
+            "" => "no answer",
+            why => why,
+        };
+        return Err(ActionError::Precondition(format!("the watchdog device is not armed: {why}")));
+    }
     Ok(())
 }
 

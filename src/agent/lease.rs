@@ -18,11 +18,16 @@ use crate::core::time::Boot;
 use crate::core::view::OwnLease;
 use crate::dcs::{Dcs, DcsError, Key, Renewed, Write};
 use crate::link::order::{Confirmation, Order};
+use crate::link::state::State;
 use crate::sys::clock;
 
 use super::events::Event;
 use super::orders::{OrderError, Supervisor};
 use super::store::under;
+
+/// How long the watchdog device may take for a new timeout, and how often it is told.
+const SHORTENED_WITHIN: Duration = Duration::from_millis(500);
+const SHORTENED_TRIES: usize = 3;
 
 /// What the last decision permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub enum LeaseError {
     TermChanged,
     #[error("the leader key is not ours")]
     NotOurs,
+    #[error("the watchdog device did not take the shorter timeout")]
+    Device,
 }
 
 pub struct Leases {
@@ -197,10 +204,31 @@ impl Leases {
         self.remember(&mut held, both).await?;
         if next.ttl < old.ttl {
             self.supervisor.order(Order::Retune { ttl: next.ttl }).await?;
+            self.shorten_device(&mut held, within).await?;
         }
         let write = Write::Put(Key::Leader, name.to_owned(), next.id);
         self.dcs.commit(&under(tenure), &[write], within).await?;
         self.confirm_held(&mut held, within).await
+    }
+
+    /// The watchdog device takes a timeout with a ping, and a ping needs a confirmation: one of the
+    /// old lease, before the key hangs on the shorter one.
+    async fn shorten_device(&self, held: &mut Held, within: Duration) -> Result<(), LeaseError> {
+        let longer = |state: &State| {
+            let wanted = state.budget.and_then(|budget| budget.watch).map(|watch| watch.set);
+            state.watchdog.armed && wanted.is_some_and(|wanted| state.watchdog.timeout > wanted)
+        };
+        let mut states = self.supervisor.states();
+        // A confirmation gives no ping while the one before it has not returned.
+        for _ in 0..SHORTENED_TRIES {
+            if !longer(&self.supervisor.state()) {
+                return Ok(());
+            }
+            self.confirm_held(held, within).await?;
+            let shortened = states.wait_for(|state| !longer(state));
+            let _ = tokio::time::timeout(SHORTENED_WITHIN, shortened).await;
+        }
+        if longer(&self.supervisor.state()) { Err(LeaseError::Device) } else { Ok(()) }
     }
 
     /// Which of the two leases does the leader key carry? The longer one comes into force here,

@@ -318,6 +318,7 @@ impl World {
             fenceable: s.group.means != Means::NotFenceable,
             populated: s.group.populated,
             stop_requested: s.stop_requested,
+            awaits_device: s.awaits_device(),
         }
     }
 

@@ -78,6 +78,8 @@ pub struct GuardView {
     pub fenceable: bool,
     pub populated: bool,
     pub stop_requested: bool,
+    /// The watchdog device was told to count and has not answered.
+    pub awaits_device: bool,
 }
 
 /// The local PostgreSQL.

@@ -41,6 +41,18 @@ pub struct State {
     pub watchdog: Device,
 }
 
+impl State {
+    /// The budget in force counts on the watchdog device, which does not count.
+    pub fn lacks_device(&self) -> bool {
+        self.budget.is_some_and(|budget| budget.watch.is_some()) && !self.watchdog.armed
+    }
+
+    /// The same, and nothing is known to be wrong with it: it will count in a moment.
+    pub fn awaits_device(&self) -> bool {
+        self.lacks_device() && self.watchdog.trouble.is_empty()
+    }
+}
+
 /// The watchdog device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {

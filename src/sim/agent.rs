@@ -301,6 +301,7 @@ impl World {
             fenceable: true,
             populated: s.guard.group().populated,
             stop_requested: s.stop_requested,
+            awaits_device: false,
         }
     }
 

@@ -39,10 +39,7 @@ impl Supervisor {
         }
         match order {
             Order::Configure(configure) => self.configure(&configure),
-            Order::Retune { ttl } => {
-                let budget = self.budget(ttl)?;
-                self.order(Event::Retune(budget))
-            }
+            Order::Retune { ttl } => self.budget(ttl).and_then(|b| self.order(Event::Retune(b))),
             Order::Campaign => {
                 self.ready_device()?;
                 self.order(Event::Campaign)
@@ -95,14 +92,16 @@ impl Supervisor {
                 self.exit = Some(i32::from(failed));
                 Ok(())
             }
-            Order::Leave => {
-                self.order(Event::Leave)?;
-                self.log.info("paused: PostgreSQL goes on without a supervisor");
-                self.leaves = true;
-                self.exit = Some(0);
-                Ok(())
-            }
+            Order::Leave => self.leave(),
         }
+    }
+
+    fn leave(&mut self) -> Answer {
+        self.order(Event::Leave)?;
+        self.log.info("paused: PostgreSQL goes on without a supervisor");
+        self.leaves = true;
+        self.exit = Some(0);
+        Ok(())
     }
 
     fn order(&mut self, event: Event) -> Answer {

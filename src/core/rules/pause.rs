@@ -162,7 +162,8 @@ fn resume(v: &View) -> Option<Outcome> {
 fn remove_record(v: &View) -> Option<Outcome> {
     let tenure = v.guard.tenure.filter(|_| v.guard.phase == Phase::Leading && v.holds_key())?;
     let revision = v.cluster()?.pause_record.as_ref()?.mod_revision;
-    (!wanted(v)).then(|| {
+    // While the record is there nobody else takes the key: the device counts first.
+    (!wanted(v) && !v.guard.awaits_device).then(|| {
         Outcome::say(v, "the pause is over: removing its record")
             .act(Action::RemovePauseRecord { tenure: Some(tenure), revision })
             .wake(Duration::ZERO)
