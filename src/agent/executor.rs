@@ -20,7 +20,7 @@ use crate::sys::clock;
 
 use super::drivers::Drivers;
 use super::events::{Event, Fact};
-use super::inspect::rewind_marker;
+use super::inspect::{promotion_marker, rewind_marker};
 use super::lease::LeaseError;
 use super::orders::OrderError;
 use super::server::{self, ServerError};
@@ -300,6 +300,7 @@ async fn promote(d: &Drivers, v: &View, taken: &[u32]) -> Result<(), ActionError
     let names = store::names_of_sync_key(v);
     server::write_configuration(&setup, true, None, names.as_deref())?;
     order(d, Order::Signal(PgSignal::Reload)).await?;
+    durable::mark(&promotion_marker(&setup.data_dir()))?;
     order(d, Order::Promote(server::promote(&setup)?)).await
 }
 

@@ -16,12 +16,19 @@ pub fn rewind_marker(data_dir: &Path) -> PathBuf {
     data_dir.with_file_name(format!(".{name}.pgvigil.rewind"))
 }
 
+/// Stands beside the data directory from the order to promote until the next start: the server may
+/// become writable at any instant, and what it says of itself meanwhile looks like a standby's.
+pub fn promotion_marker(data_dir: &Path) -> PathBuf {
+    let name = data_dir.file_name().unwrap_or_default().to_string_lossy();
+    data_dir.with_file_name(format!(".{name}.pgvigil.promote"))
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
     pub data_dir: Option<DataDir>,
     pub standby_signal: bool,
     pub bootstrapping: bool,
-    /// A promotion was ordered that the server has not noticed yet.
+    /// A promotion of this server was ordered, by us or by anybody who uses pg_ctl's file.
     pub promoting: bool,
     /// A rewind was begun and did not end well.
     pub half_rewound: bool,
@@ -37,7 +44,7 @@ pub fn inspect(data_dir: &Path) -> Inspection {
         data_dir: Some(datadir::inspect(data_dir)),
         standby_signal: data_dir.join("standby.signal").exists(),
         bootstrapping: data_dir.join(BOOTSTRAP_MARKER).exists(),
-        promoting: data_dir.join("promote").exists(),
+        promoting: promotion_marker(data_dir).exists() || data_dir.join("promote").exists(),
         half_rewound: rewind_marker(data_dir).exists(),
         // Unreadable /proc is no proof of absence, but the control group is asked, too.
         shm_attached: shm.is_some_and(|id| {

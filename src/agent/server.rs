@@ -18,7 +18,7 @@ use crate::postgres::slots::slot_name;
 use crate::sys::proc;
 
 use super::drivers::Setup;
-use super::inspect::BOOTSTRAP_MARKER;
+use super::inspect::{BOOTSTRAP_MARKER, promotion_marker};
 use super::{bootstrap, sql};
 
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +139,7 @@ pub fn set_role(setup: &Setup, primary: bool) -> Result<(), ServerError> {
         return Ok(());
     }
     files::set_standby(&setup.data_dir(), !primary)?;
+    durable::remove(&promotion_marker(&setup.data_dir()))?;
     clear_lock_of_zombie(&setup.data_dir())
 }
 

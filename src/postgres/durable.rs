@@ -99,6 +99,12 @@ pub fn remove(path: &Path) -> Result<bool, FileError> {
     Ok(true)
 }
 
+/// An empty file whose presence says something about processes: it need not outlive the kernel, so
+/// that nobody waits for the disk.
+pub fn mark(path: &Path) -> Result<(), FileError> {
+    fs::write(path, b"").map_err(at("write", path))
+}
+
 /// A folder with mode 0700, parents included; an existing one only gets that mode if group or
 /// others may write to it, or others may read it (PostgreSQL accepts 0700 and 0750).
 pub fn private_folder(path: &Path) -> Result<(), FileError> {

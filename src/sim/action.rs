@@ -11,7 +11,7 @@ use crate::core::sync::quote;
 use crate::core::view::{PeerAnswer, View, Work, position};
 
 use super::agent::{CallError, Ctx};
-use super::lease::{confirm, renew};
+use super::lease::{confirm, relet, renew};
 use super::order::{Order, order};
 use super::store::{Compare, Write};
 use super::transaction::{commit, under, write_store};
@@ -75,6 +75,13 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
         Action::Campaign => order(ctx, Order::Guard(Event::Campaign)).await,
         Action::Withdraw => order(ctx, Order::Guard(Event::Withdraw)).await,
         Action::ConfirmOwn => confirm(ctx, v.settings.retry_timeout).await,
+        Action::Pause { tenure, .. } => order(ctx, Order::Guard(Event::Pause(tenure))).await,
+        Action::Resume => resume(ctx, v).await,
+        Action::ReletLease { tenure, ttl } => {
+            let moved = relet(ctx, tenure, ttl, v.settings.retry_timeout).await;
+            ctx.read(v.settings.retry_timeout).await?;
+            moved
+        }
         Action::Adopt { pid, standby } => order(ctx, Order::Adopt(pid, standby)).await,
         Action::Reload => order(ctx, Order::Reload).await,
         Action::LeaseLost { tenure } => order(ctx, Order::Guard(Event::LeaseLost(tenure))).await,
@@ -99,12 +106,14 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
         }
         Action::StartStandby { upstream } => {
             configure(ctx, None, Some(&upstream));
+            set_promoting(ctx, false);
             order(ctx, Order::StartStandby).await?;
             ctx.agent(|a| a.upstream = upstream.map(|u| u.conn_url));
             Ok(())
         }
         Action::StartPrimary => {
             configure(ctx, Some(names_of_sync_key(v).unwrap_or_default()), None);
+            set_promoting(ctx, false);
             order(ctx, Order::StartPrimary).await
         }
         Action::Promote { taken } => promote(ctx, v, &taken).await,
@@ -179,7 +188,7 @@ async fn act_bootstrap(ctx: &Ctx, v: &View, action: Action) -> Done {
             let writes = vec![
                 Write::Initialize { value, lease_id: 0 },
                 Write::Timeline(newest),
-                Write::Config,
+                Write::FirstConfig,
             ];
             if !commit(ctx, v, vec![under(tenure)], writes).await? {
                 return Err(Failed::Precondition("the leader key changed during the bootstrap"));
@@ -209,7 +218,22 @@ async fn promote(ctx: &Ctx, v: &View, taken: &[u32]) -> Done {
     });
     configure(ctx, Some(names_of_sync_key(v).unwrap_or_default()), None);
     order(ctx, Order::Reload).await?;
+    set_promoting(ctx, true);
     order(ctx, Order::Promote).await
+}
+
+/// The supervisor freezes what is resumed without fresh proof: then it had better stay paused.
+async fn resume(ctx: &Ctx, v: &View) -> Done {
+    confirm(ctx, v.settings.retry_timeout).await?;
+    let now = ctx.local();
+    let sent_at = ctx.with(|w| {
+        let guard = &w.members[ctx.m].supervisor.as_ref()?.shown;
+        guard.lease().map(|lease| lease.sent_at)
+    });
+    if sent_at.is_none_or(|at| now.since(at) > v.guard.fresh / 2) {
+        return Err(Failed::Precondition("the confirmation of the lease took too long"));
+    }
+    order(ctx, Order::Guard(Event::Resume)).await
 }
 
 async fn stop(ctx: &Ctx, v: &View, how: Order) -> Done {
@@ -228,6 +252,14 @@ fn configure(ctx: &Ctx, names: Option<String>, upstream: Option<&Option<Upstream
             // A standby's configuration names no synchronous standbys.
             dir.sync_names = names.unwrap_or_default();
             dir.upstream = to.unwrap_or(None);
+        }
+    });
+}
+
+fn set_promoting(ctx: &Ctx, promoting: bool) {
+    ctx.with(|w| {
+        if let Some(dir) = w.members[ctx.m].disk.dir_mut() {
+            dir.promoting = promoting;
         }
     });
 }
@@ -286,8 +318,8 @@ impl World {
             in_recovery: probe.as_ref().is_none_or(|p| p.in_recovery),
             position: probe.as_ref().and_then(|p| position(p)),
             timeline: probe.as_ref().map(|p| p.timeline),
-            nofailover: probe.is_none(),
-            failover_priority: 1,
+            nofailover: probe.is_none() || self.members[p].tags.nofailover,
+            failover_priority: self.members[p].tags.failover_priority,
             watchdog_failed: false,
             vigil: true,
         }

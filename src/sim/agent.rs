@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::cluster::{Cluster, Member as MemberDocument, Tags};
+use crate::core::cluster::{Cluster, Member as MemberDocument};
 use crate::core::database::{DataDir, Probe};
 use crate::core::decide::decide;
 use crate::core::decision::Action;
 use crate::core::guard::Phase;
+use crate::core::settings::Settings;
 use crate::core::time::Boot;
 use crate::core::timeline::History;
 use crate::core::view::{
@@ -19,8 +20,8 @@ use crate::core::view::{
 use super::action;
 use super::duty;
 use super::engine::{Sim, Slot};
-use super::lease;
 use super::store::{Answer, Request};
+use super::tasks;
 use super::world::{Host, World, ms};
 
 /// The same actions for the same reason are not begun again sooner.
@@ -31,6 +32,7 @@ pub struct Inspection {
     pub data_dir: Option<DataDir>,
     pub standby_signal: bool,
     pub bootstrapping: bool,
+    pub promoting: bool,
     pub half_rewound: bool,
     pub shm_attached: bool,
     pub running_pid: Option<i32>,
@@ -48,6 +50,11 @@ pub struct Standing {
 pub struct Agent {
     pub generation: u32,
     pub frozen: bool,
+    /// What is in force here, and the revision of `/config` that said so.
+    pub settings: Settings,
+    pub config_revision: i64,
+    /// When this agent learned of the present pause.
+    pub paused_since: Boot,
     pub store: Store,
     pub cluster_received_at: Boot,
     pub inspection: Option<Inspection>,
@@ -120,6 +127,7 @@ impl Ctx {
             Ok(Answer::Cluster(cluster)) => {
                 let received_at = self.local();
                 self.agent(|a| a.apply_cluster(cluster, sent_at, received_at));
+                self.with(|w| w.take_configuration(self.m));
                 Ok(())
             }
             Ok(_) => Err(CallError::Refused),
@@ -149,13 +157,17 @@ impl Agent {
 
     fn apply_cluster(&mut self, cluster: Arc<Cluster>, sent_at: Boot, received_at: Boot) {
         self.store.failing_since = None;
-        if let Some(seen) = &self.store.cluster
-            && cluster.revision < seen.value.revision
-        {
-            if sent_at >= self.cluster_received_at {
-                self.store.distrusted = Some("the store's revision went back".to_owned());
+        if let Some(seen) = &self.store.cluster {
+            if seen.value.cluster_id != cluster.cluster_id {
+                self.store.distrusted = Some("the store's cluster id changed".to_owned());
+                return;
             }
-            return;
+            if cluster.revision < seen.value.revision {
+                if sent_at >= self.cluster_received_at {
+                    self.store.distrusted = Some("the store's revision went back".to_owned());
+                }
+                return;
+            }
         }
         self.store.distrusted = None;
         self.store.cluster = Some(Seen { value: cluster, at: sent_at });
@@ -175,9 +187,10 @@ impl World {
         }
         member.generations += 1;
         let (generation, pace) = (member.generations, ms(100));
-        let capsule = member.supervisor.as_ref().and_then(|s| s.capsule);
-        let mut agent = Agent { generation, pace, ..Agent::default() };
-        agent.store.lease = capsule;
+        let held = member.supervisor.as_ref().map(|s| s.capsule.recalled()).unwrap_or_default();
+        let settings = member.cached.clone();
+        let mut agent = Agent { generation, pace, settings, ..Agent::default() };
+        (agent.store.lease, agent.store.next_lease) = (held.lease, held.next);
         member.agent = Some(agent);
         self.configure(m);
         self.later(ms(20), move |sim| {
@@ -186,9 +199,9 @@ impl World {
             if there {
                 let ctx = Ctx { sim: sim.clone(), m };
                 sim.spawn(m, turn(ctx.clone()));
-                sim.spawn(m, read(ctx.clone()));
-                sim.spawn(m, probe(ctx.clone()));
-                sim.spawn(m, keep(ctx));
+                sim.spawn(m, tasks::read(ctx.clone()));
+                sim.spawn(m, tasks::probe(ctx.clone()));
+                sim.spawn(m, tasks::keep(ctx));
             }
         });
     }
@@ -213,11 +226,33 @@ impl World {
         }
     }
 
+    /// What the last read says of `/config` comes into force, and is kept for the next start.
+    fn take_configuration(&mut self, m: usize) {
+        let Some(a) = self.members[m].agent.as_ref() else { return };
+        let Some(config) = a.store.cluster.as_ref().and_then(|c| c.value.config.as_ref()) else {
+            return;
+        };
+        let number: usize = config.value.parse().unwrap_or_default();
+        let revision = config.mod_revision;
+        if revision == a.config_revision {
+            return;
+        }
+        let settings = self.configs[number].clone();
+        self.members[m].cached = settings.clone();
+        let now = self.local(m);
+        if let Some(a) = self.agent(m) {
+            if settings.paused && !a.settings.paused {
+                a.paused_since = now;
+            }
+            (a.settings, a.config_revision) = (settings, revision);
+        }
+    }
+
     /// The supervisor's newest state reaches the agent.
     fn sync_link(&mut self, m: usize) {
         let Some(s) = &self.members[m].supervisor else { return };
         let pid = s.postmaster.map(|(pid, _)| pid);
-        let link = (pid, s.guard.permitted(), s.guard.phase());
+        let link = (pid, s.shown.permitted(), s.shown.phase());
         let stop = s.stop_requested;
         let Some(a) = self.agent(m) else { return };
         if a.stopping.is_some_and(|(of, _)| Some(of) != pid) {
@@ -240,6 +275,7 @@ impl World {
             data_dir: Some(member.disk.inspect(&self.wal)),
             standby_signal: dir.is_some_and(|d| d.standby_signal),
             bootstrapping: dir.is_some_and(|d| d.bootstrapping),
+            promoting: dir.is_some_and(|d| d.promoting),
             half_rewound: dir.is_some_and(|d| d.half_rewound),
             shm_attached: member.server.is_some(),
             running_pid: member.server.as_ref().filter(|s| !s.orphaned).map(|s| s.pid),
@@ -248,7 +284,7 @@ impl World {
 
     pub fn view(&mut self, m: usize) -> View {
         self.sync_link(m);
-        let (now, wall) = (self.local(m), self.wall());
+        let (now, wall) = (self.local(m), self.wall(m));
         let member = &self.members[m];
         let a = member.agent.as_ref().expect("invariant: an agent looks");
         let i = a.inspection.clone().unwrap_or_default();
@@ -256,14 +292,14 @@ impl World {
             data_dir: i.data_dir,
             standby_signal: i.standby_signal,
             bootstrapping: i.bootstrapping,
-            promoting: false,
+            promoting: i.promoting,
             half_rewound: i.half_rewound,
             shm_attached: i.shm_attached,
             running_pid: i.running_pid,
             postmaster: member.supervisor.as_ref().and_then(|s| {
                 let (pid, started_at) = s.postmaster?;
                 let stopping_since = a.stopping.filter(|(of, _)| *of == pid).map(|(_, at)| at);
-                let permitted = s.guard.permitted();
+                let permitted = s.shown.permitted();
                 Some(Postmaster { pid, started_at, permitted, stopping_since })
             }),
             last_exit: member.supervisor.as_ref().and_then(|s| s.last_exit),
@@ -275,8 +311,8 @@ impl World {
             now,
             wall,
             name: member.name.clone(),
-            tags: Tags::default(),
-            settings: self.plan.settings.clone(),
+            tags: member.tags.clone(),
+            settings: a.settings.clone(),
             store: a.store.clone(),
             guard: self.guard_view(m),
             server,
@@ -290,16 +326,16 @@ impl World {
 
     fn guard_view(&self, m: usize) -> GuardView {
         let Some(s) = &self.members[m].supervisor else { return GuardView::default() };
-        let lease = s.guard.lease();
+        let lease = s.shown.lease();
         GuardView {
-            phase: s.guard.phase(),
+            phase: s.shown.phase(),
             tenure: lease.map(|l| l.tenure),
             sent_at: lease.map(|l| l.sent_at),
-            deadline: s.guard.deadline(),
-            burned: s.guard.burned(),
-            fresh: s.guard.budget().map_or(Duration::ZERO, |b| b.g),
+            deadline: s.shown.deadline(),
+            burned: s.shown.burned(),
+            fresh: s.shown.budget().map_or(Duration::ZERO, |b| b.g),
             fenceable: true,
-            populated: s.guard.group().populated,
+            populated: s.shown.group().populated,
             stop_requested: s.stop_requested,
             awaits_device: false,
         }
@@ -341,13 +377,17 @@ fn look(ctx: &Ctx) {
         }
         if a.busy {
             a.wake_at = now.plus(Duration::from_secs(1));
-            let ttl = w.settings().ttl;
+            let ttl = a.settings.ttl;
             w.stand(m, now.plus(ttl));
             return None;
         }
         let view = w.view(m);
         let decision = decide(&view);
         w.checks.decided(m, w.now, &decision);
+        let a = w.members[m].agent.as_ref()?;
+        if a.rule != decision.rule || a.why != decision.why {
+            w.check_fixed_point(&view, &decision);
+        }
         let a = w.members[m].agent.as_mut()?;
         // What failed waits, and so does what was done just now; what is more urgent does not.
         let again = a.batch.as_ref().filter(|b| (b.0, &b.1) == (decision.rule, &decision.actions));
@@ -384,16 +424,18 @@ fn look(ctx: &Ctx) {
 impl World {
     /// The lease is renewed only as long as decisions are made.
     fn stand(&mut self, m: usize, until: Boot) {
-        let (ttl, loop_wait) = (self.settings().ttl, self.settings().loop_wait);
-        let retry_timeout = self.settings().retry_timeout;
-        let phase = self.phase(m);
+        let phase = self.shown_phase(m);
+        let Some(a) = self.members[m].agent.as_mut() else { return };
+        let (ttl, loop_wait) = (a.settings.ttl, a.settings.loop_wait);
+        // While ttl changes the lease that is renewed still has the old length.
+        let held = a.store.lease.map_or(ttl, |lease| lease.ttl.min(ttl));
+        let retry_timeout = a.settings.retry_timeout;
         let leads =
             matches!(phase, Phase::Candidate | Phase::Leading | Phase::Frozen | Phase::Paused);
         let second = Duration::from_secs(1);
         let cadence =
-            if leads { (ttl / 10).clamp(ms(200), second * 3) } else { loop_wait.min(ttl / 3) };
-        let within = retry_timeout.min(ttl / 3).max(second);
-        let Some(a) = self.members[m].agent.as_mut() else { return };
+            if leads { (held / 10).clamp(ms(200), second * 3) } else { loop_wait.min(held / 3) };
+        let within = retry_timeout.min(held / 3).max(second);
         if a.store.cluster.is_some() {
             let first = a.standing.is_none();
             a.standing = Some(Standing { until, ttl, cadence, within });
@@ -409,85 +451,5 @@ impl World {
             let prober = a.prober.clone();
             self.ring(&prober, Duration::ZERO);
         }
-    }
-}
-
-async fn read(ctx: Ctx) {
-    loop {
-        let within = ctx.with(|w| w.settings().retry_timeout);
-        let pause = match ctx.read(within).await {
-            Ok(()) => ctx.with(|w| w.settings().loop_wait),
-            Err(_) => {
-                let now = ctx.local();
-                ctx.agent(|a| {
-                    a.store.failing_since = a.store.failing_since.or(Some(now));
-                });
-                ms(500)
-            }
-        };
-        let (bell, reader) = ctx.agent(|a| (a.bell.clone(), a.reader.clone()));
-        bell.put(&ctx.sim, ());
-        let _ = reader.take(&ctx.sim, pause).await;
-    }
-}
-
-async fn probe(ctx: Ctx) {
-    loop {
-        let asked_at = ctx.local();
-        let (pid, answers) = ctx.with(|w| {
-            let s = w.members[ctx.m].supervisor.as_ref();
-            let pid = s.and_then(|s| s.postmaster).map(|(pid, _)| pid);
-            (pid, w.server_moves(ctx.m))
-        });
-        if let Some(pid) = pid.filter(|_| answers) {
-            ctx.sim.sleep(ms(1)).await;
-            let answer = ctx.with(|w| w.probe(ctx.m));
-            let now = ctx.with(|w| {
-                let s = w.members[ctx.m].supervisor.as_ref();
-                s.and_then(|s| s.postmaster).map(|(pid, _)| pid)
-            });
-            if let Some(probe) = answer
-                && now == Some(pid)
-            {
-                let bell = ctx.agent(|a| {
-                    a.probe = Some((pid, Seen { value: Arc::new(probe), at: asked_at }));
-                    a.bell.clone()
-                });
-                bell.put(&ctx.sim, ());
-            }
-        }
-        let (pace, bell) = ctx.agent(|a| (a.pace, a.prober.clone()));
-        let _ = bell.take(&ctx.sim, pace).await;
-    }
-}
-
-/// The standing order to renew.
-async fn keep(ctx: Ctx) {
-    loop {
-        let (standing, bell) = ctx.agent(|a| (a.standing, a.keeper.clone()));
-        let now = ctx.local();
-        let Some(standing) = standing.filter(|s| now < s.until) else {
-            let _ = bell.take(&ctx.sim, ms(500)).await;
-            continue;
-        };
-        let tenure = ctx.with(|w| {
-            let guard = &w.members[ctx.m].supervisor.as_ref()?.guard;
-            guard.lease().map(|l| l.tenure).filter(|t| guard.burned() != Some(*t))
-        });
-        let result = match tenure {
-            Some(_) => lease::confirm(&ctx, standing.within).await,
-            None => lease::renew(&ctx, standing.ttl, standing.within).await.map(drop),
-        };
-        let pause = match result {
-            Ok(()) => standing.cadence,
-            Err(action::Failed::TermChanged) => ms(1),
-            Err(action::Failed::NotOurs) => {
-                let reader = ctx.agent(|a| a.reader.clone());
-                reader.put(&ctx.sim, ());
-                standing.cadence
-            }
-            Err(_) => standing.cadence.min(ms(300)),
-        };
-        ctx.sim.sleep(pause).await;
     }
 }

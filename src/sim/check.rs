@@ -5,21 +5,31 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::budget::{FENCE, SENTINEL};
+use crate::core::decide::decide;
 use crate::core::decision::Decision;
 use crate::core::guard::Phase;
 use crate::core::lsn::Lsn;
-use crate::core::settings::SyncMode;
-use crate::core::sync::quote;
+use crate::core::time::Boot;
+use crate::core::view::{Memory, View};
 
 use super::engine::Time;
-use super::postgres::Place;
-use super::world::{SECOND, World};
+use super::fault::RESTORED;
+use super::postgres::{Place, names};
+use super::world::{SECOND, World, ms};
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub at: Time,
     pub what: String,
+}
+
+/// What must not happen by itself in a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PausedAct {
+    Promote,
+    Stop,
+    Start,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +50,10 @@ pub struct Checks {
     /// Until then this member's overlap is excused, and why.
     excused_until: BTreeMap<usize, (Time, &'static str)>,
     last_primary: Option<usize>,
+    /// When an operator asked for another leader last.
+    pub handover_asked: Option<Time>,
+    /// The last deadline of a member with backends outside the control group.
+    escaped: BTreeMap<usize, Boot>,
     /// Decisions in a row without a pause.
     hot: BTreeMap<usize, (Time, u32)>,
 }
@@ -119,8 +133,7 @@ impl World {
         }
         server.sync_names.is_empty()
             || server.senders.keys().any(|s| {
-                let named =
-                    server.sync_names == "*" || server.sync_names == quote(&self.members[*s].name);
+                let named = names(&server.sync_names, &self.members[*s].name);
                 let follows = self.members[*s]
                     .server
                     .as_ref()
@@ -158,13 +171,17 @@ impl World {
                 continue;
             }
             self.checks.exercise("deadline");
+            if self.members[m].server.as_ref().is_some_and(|s| s.outside()) {
+                self.look_at_escaped(m);
+                continue;
+            }
             let late = match self.members[m].page {
                 // Where freezing takes long the kill decides: it leaves time to end before E.
                 Some((_, kill_by)) if self.members[m].slow_freeze => {
                     self.local(m) > kill_by.plus(FENCE)
                 }
                 Some((deadline, _)) => self.local(m) > deadline.plus(SENTINEL + FENCE),
-                None => self.phase(m) != Phase::Paused,
+                None => self.phase(m) != Phase::Paused && !self.suspended(m),
             };
             let excused = self.excused(m).is_some();
             if late && !excused {
@@ -179,10 +196,28 @@ impl World {
         }
     }
 
+    /// Nothing reaches a backend outside the control group; its deadline is the last one known.
+    fn look_at_escaped(&mut self, m: usize) {
+        let now = self.local(m);
+        let known = self.members[m].page.map(|(deadline, _)| deadline);
+        let last = self.checks.escaped.entry(m).or_insert(Boot(0));
+        *last = known.unwrap_or(*last).max(*last);
+        if now >= *last {
+            self.excuse(m, ms(500), "excused: a backend outside the control group");
+        }
+    }
+
+    /// The pause record of this member stands: nobody takes the key, with or without a supervisor
+    /// that has come so far as to know.
+    fn suspended(&self, m: usize) -> bool {
+        let record = self.store.cluster().pause_record.as_ref();
+        record.is_some_and(|key| key.value.leader == self.members[m].name && !key.value.stopped)
+    }
+
     /// Whoever /sync lets win has every commit that can be acknowledged: the names in force are
     /// those of the key.
     fn check_sync_pair(&mut self) {
-        if self.settings().synchronous_mode == SyncMode::Off {
+        if !self.synchronous() {
             return;
         }
         let Some(sync) = self.store.cluster().sync.as_ref().map(|k| k.value.clone()) else {
@@ -195,7 +230,7 @@ impl World {
             }
             self.checks.exercise("sync pair");
             let names = self.members[m].server.as_ref().map(|s| s.sync_names.clone());
-            let covered = sync.standbys.iter().all(|s| names.as_deref() == Some(&quote(s)));
+            let covered = sync.standbys.iter().all(|s| names.as_deref() == Some(s.as_str()));
             let excused = self.excused(m).is_some();
             if (m != leader || !covered) && !excused {
                 let what = format!(
@@ -224,11 +259,8 @@ impl World {
     /// is promoted while paused; the timelines of successive leaders form one growing history.
     pub fn check_promotion(&mut self, m: usize, number: u32, fork: Place) {
         let name = self.members[m].name.clone();
-        let synchronous = self.settings().synchronous_mode != SyncMode::Off;
+        let synchronous = self.synchronous();
         self.checks.exercise("history");
-        if self.settings().paused {
-            self.checks.violate(self.now, format!("paused: {name} was promoted"));
-        }
         let mut lost = Vec::new();
         for (i, commit) in self.commits.iter().enumerate() {
             if !commit.lost && !self.wal.contains(fork, commit.at) {
@@ -239,7 +271,7 @@ impl World {
         for i in &lost {
             self.commits[*i].lost = true;
         }
-        if synchronous {
+        if synchronous && self.excused(m) != Some(RESTORED) {
             self.checks.exercise("nothing lost");
             if count > 0 {
                 let first = self.commits[lost[0]].at;
@@ -273,11 +305,68 @@ impl World {
         self.checks.violate(self.now, what);
     }
 
+    /// While the cluster is paused this member promotes, stops and starts nothing that no operator
+    /// asked for; whoever led when the pause began may lead again.
+    pub fn check_paused(&mut self, m: usize, act: PausedAct) {
+        let store = self.store.cluster();
+        let lately = self.checks.handover_asked.is_some_and(|at| self.now - at < 120 * SECOND);
+        let requested = lately || store.failover.as_ref().is_some_and(|f| !f.value.is_empty());
+        let recorded = store.pause_record.as_ref().map(|k| k.value.leader.as_str());
+        let owner = recorded == Some(self.members[m].name.as_str());
+        let Some(a) = self.members[m].agent.as_ref().filter(|a| a.settings.paused) else { return };
+        let (wishes, memory) = (&a.wishes, &a.memory);
+        let asked = requested
+            || wishes.restart
+            || wishes.reinitialize
+            || wishes.stop
+            || memory.restarting
+            || memory.reinitializing
+            || memory.switchover.is_some();
+        let since = a.paused_since;
+        let ended = self.members[m].supervisor.as_ref().and_then(|s| s.last_exit);
+        let (wrong, what) = match act {
+            PausedAct::Promote => (!owner, "promoted"),
+            PausedAct::Stop => (true, "stopped"),
+            // What a fence ended is served again, read-only.
+            PausedAct::Start => {
+                let fenced = self.phase(m) == Phase::Fenced;
+                (!fenced && !owner && ended.is_some_and(|e| e.at >= since), "started")
+            }
+        };
+        self.checks.exercise("paused");
+        if wrong && !asked {
+            let (name, rule) = (&self.members[m].name, a.rule);
+            let what = format!("paused: {name} is {what} by {rule}, though nobody asked for it");
+            self.checks.violate(self.now, what);
+        }
+    }
+
+    /// With unchanged observations a member's decisions come to rest within three rounds.
+    pub fn check_fixed_point(&mut self, view: &View, first: &Decision) {
+        let mut view = view.clone();
+        let mut next = |memory: &Memory| {
+            view.memory = memory.clone();
+            decide(&view)
+        };
+        let second = next(&first.memory);
+        let third = next(&second.memory);
+        let fourth = next(&third.memory);
+        // What was done changes what is seen; only decisions to do nothing must come to rest.
+        if [first, &second, &third, &fourth].iter().any(|d| !d.actions.is_empty()) {
+            return;
+        }
+        self.checks.exercise("fixed point");
+        if (third.rule, &third.why) != (fourth.rule, &fourth.why) {
+            let rules = [first.rule, second.rule, third.rule, fourth.rule].join(", ");
+            self.checks.violate(self.now, format!("fixed point: {} decides {rules}", view.name));
+        }
+    }
+
     /// No data directory is removed or rewound unless another member has its commits.
     pub fn check_removal(&mut self, m: usize) {
         let Some(end) = self.members[m].disk.dir().map(|d| d.end) else { return };
         self.checks.exercise("removal");
-        let synchronous = self.settings().synchronous_mode != SyncMode::Off;
+        let synchronous = self.synchronous();
         let others: Vec<Place> = (0..self.members.len())
             .filter(|o| *o != m)
             .filter_map(|o| self.members[o].disk.dir().map(|d| d.end))

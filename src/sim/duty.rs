@@ -1,7 +1,7 @@
 //! Beside the decisions: the member document, and the leader's position and history. It follows
 //! `agent::{duties, publish}`.
 
-use crate::core::cluster::{HistoryEntry, Member, Status, Tags};
+use crate::core::cluster::{HistoryEntry, Member, Status};
 use crate::core::database::DataDir;
 use crate::core::guard::Phase;
 use crate::core::view::{View, Work, position};
@@ -15,7 +15,7 @@ pub fn start(ctx: &Ctx, view: &View) {
     let m = ctx.m;
     let now = view.now;
     let work = ctx.with(|w| {
-        let loop_wait = w.settings().loop_wait;
+        let loop_wait = view.settings.loop_wait;
         let a = w.agent(m).filter(|a| !a.on_duty)?;
         let due = now.since(a.duties_at) >= loop_wait;
         let member = document(view).filter(|d| {
@@ -81,7 +81,7 @@ fn document(v: &View) -> Option<Member> {
         role: role(v).to_owned(),
         timeline: probe.map(|p| p.timeline),
         xlog_location: probe.and_then(position),
-        tags: Tags::default(),
+        tags: v.tags.clone(),
         checkpoint_after_promote: awaits.then_some(false),
         vigil: true,
         lease_id: lease.id,

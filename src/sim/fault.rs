@@ -3,62 +3,92 @@
 
 use std::time::Duration;
 
-use crate::core::cluster::FailoverRequest;
+use crate::core::cluster::Tags;
 use crate::core::settings::{Settings, SyncMode};
+use crate::core::time::Wall;
 
-use super::postgres::Disk;
+use super::operator::LONGEST_TTL;
 use super::prng::Prng;
-use super::store::{Compare, Request, Write};
-use super::world::{Host, Plan, STORE, World, ms};
+use super::world::{Plan, STORE, World, ms};
+
+/// `ttl`, `loop_wait` and `retry_timeout` that go together, in seconds.
+const TIMES: [(u64, u64, u64); 4] = [(30, 10, 10), (20, 5, 5), (10, 3, 3), (5, 1, 2)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     AgentKill,
     AgentFreeze,
     SupervisorKill,
+    SupervisorReplace,
     SupervisorFreeze,
+    /// Between two effects of one decision.
+    SupervisorStall,
     HostFreeze,
     HostCrash,
     PostmasterKill,
     PostgresHang,
     StoreCut,
-    StoreCutOneWay,
+    /// Answers do not arrive.
+    StoreCutIn,
+    /// Requests do not.
+    StoreCutOut,
     PeerCut,
+    PeerCutOneWay,
     Isolated,
     StoreDown,
+    StoreRestored,
     StoreLeaderChange,
     Loss,
     Slow,
     SlowFreeze,
+    /// Of the wall clock.
+    ClockStep,
+    /// Beyond what the budget counts on.
+    ClockDrift,
     Switchover,
+    Failover,
+    Pause,
+    Ttl,
     Restart,
     Reinitialize,
     Stop,
+    Remove,
     LeaderKeyDeleted,
 }
 
-pub const ALL: [Fault; 22] = [
+pub const ALL: [Fault; 33] = [
     Fault::AgentKill,
     Fault::AgentFreeze,
     Fault::SupervisorKill,
+    Fault::SupervisorReplace,
     Fault::SupervisorFreeze,
+    Fault::SupervisorStall,
     Fault::HostFreeze,
     Fault::HostCrash,
     Fault::PostmasterKill,
     Fault::PostgresHang,
     Fault::StoreCut,
-    Fault::StoreCutOneWay,
+    Fault::StoreCutIn,
+    Fault::StoreCutOut,
     Fault::PeerCut,
+    Fault::PeerCutOneWay,
     Fault::Isolated,
     Fault::StoreDown,
+    Fault::StoreRestored,
     Fault::StoreLeaderChange,
     Fault::Loss,
     Fault::Slow,
     Fault::SlowFreeze,
+    Fault::ClockStep,
+    Fault::ClockDrift,
     Fault::Switchover,
+    Fault::Failover,
+    Fault::Pause,
+    Fault::Ttl,
     Fault::Restart,
     Fault::Reinitialize,
     Fault::Stop,
+    Fault::Remove,
     Fault::LeaderKeyDeleted,
 ];
 
@@ -74,7 +104,7 @@ pub struct Faults {
 /// What a seed is made of.
 pub fn draw(prng: &mut Prng) -> Plan {
     let members = *prng.pick(&[1, 2, 2, 3, 3, 3, 3, 4, 5, 7]);
-    let (ttl, loop_wait, retry) = *prng.pick(&[(30, 10, 10), (20, 5, 5), (10, 3, 3), (5, 1, 2)]);
+    let (ttl, loop_wait, retry) = *prng.pick(&TIMES);
     let rewind = prng.per_mille(750);
     let synchronous_mode = *prng.pick(&[SyncMode::Off, SyncMode::Off, SyncMode::On]);
     let settings = Settings {
@@ -91,54 +121,75 @@ pub fn draw(prng: &mut Prng) -> Plan {
         freeze_max: Duration::from_secs(*prng.pick(&[0, 5, 30])),
         ..Settings::default()
     };
-    let kinds: Vec<Fault> = ALL.into_iter().filter(|_| prng.per_mille(450)).collect();
+    let rare = |fault: &Fault| matches!(fault, Fault::StoreRestored | Fault::ClockDrift);
+    let mut kinds: Vec<Fault> = ALL
+        .into_iter()
+        .filter(|fault| prng.per_mille(if rare(fault) { 100 } else { 400 }))
+        .collect();
+    if kinds.is_empty() {
+        kinds.push(Fault::HostCrash);
+    }
     let faults = Faults {
         kinds,
         pause_ms: *prng.pick(&[4000, 15_000, 40_000]),
         slow_stop: *prng.pick(&[0, 0, 200]),
         job_failure: *prng.pick(&[0, 100, 400]),
     };
-    Plan { members, settings, faults }
+    let tags = draw_tags(prng, members);
+    Plan { members, tags, settings, faults }
+}
+
+/// Few members have any; the first one has none, so that somebody may lead.
+fn draw_tags(prng: &mut Prng, members: usize) -> Vec<Tags> {
+    let cascades = members > 2 && prng.per_mille(300);
+    let ranks = prng.per_mille(200);
+    (0..members)
+        .map(|m| Tags {
+            replicatefrom: (cascades && m > 1).then(|| name_of(m - 1)),
+            failover_priority: if ranks && m > 0 { prng.between(0, 3) as i64 } else { 1 },
+            ..Tags::default()
+        })
+        .collect()
+}
+
+/// Members are called a, b, c, …
+pub fn name_of(m: usize) -> String {
+    char::from(b'a' + m as u8).to_string()
 }
 
 impl World {
     /// Strikes once, at a member drawn now.
     pub fn strike(&mut self, fault: Fault) {
         let last = self.members.len() as u64 - 1;
-        let leader = self.store.cluster().leader.as_ref().and_then(|l| self.find(&l.name));
+        let leader = self.leader_name().and_then(|l| self.find(&l));
         let any = self.prng.between(0, last) as usize;
         // The leader is the more interesting victim.
         let m = leader.filter(|_| self.prng.per_mille(500)).unwrap_or(any);
         let length = self.some_ms(500, 45_000);
+        self.checks.exercise("faults");
+        let seconds = length.as_millis();
+        self.say(Some(m), || format!("FAULT {fault:?} ({seconds} ms)"), 5000 + fault as u64);
         self.apply(fault, m, length);
     }
 
     /// The fault, where, and for how long.
-    pub fn apply(&mut self, fault: Fault, m: usize, length: Duration) {
-        self.checks.exercise("faults");
-        let seconds = length.as_millis();
-        self.say(Some(m), || format!("FAULT {fault:?} ({seconds} ms)"), 5000 + fault as u64);
+    fn apply(&mut self, fault: Fault, m: usize, length: Duration) {
         match fault {
             Fault::AgentKill => self.kill_agent(m, true),
-            Fault::AgentFreeze => {
-                if let Some(a) = self.agent(m) {
-                    a.frozen = true;
-                }
-                self.later(length, move |sim| {
-                    sim.with(|w| w.agent(m).map(|a| a.frozen = false));
-                    sim.thaw_tasks(m);
-                });
-            }
+            Fault::AgentFreeze => self.freeze_agent(m, length),
             Fault::SupervisorKill => {
-                self.kill_supervisor(m);
+                let keeps = self.prng.per_mille(800);
+                self.kill_supervisor(m, keeps);
                 let delay = if self.prng.per_mille(700) { ms(150) } else { length };
                 self.later(delay, move |sim| sim.with(|w| w.start_supervisor(m)));
             }
-            Fault::SupervisorFreeze => {
+            Fault::SupervisorReplace => self.replace_supervisor(m),
+            Fault::SupervisorFreeze => self.freeze_supervisor(m, length),
+            Fault::SupervisorStall => {
+                let after = self.prng.between(0, 2) as usize;
                 if let Some(s) = &mut self.members[m].supervisor {
-                    s.frozen = true;
+                    s.stall = Some((after, length));
                 }
-                self.later(length, move |sim| sim.with(|w| w.wake_supervisor(m)));
             }
             Fault::HostFreeze => self.freeze_host(m, length),
             Fault::HostCrash => {
@@ -146,44 +197,74 @@ impl World {
                 self.later(length, move |sim| sim.with(|w| w.boot(m)));
             }
             Fault::PostmasterKill => {
-                let orphans = self.prng.per_mille(400);
-                self.postmaster_dies(m, orphans);
+                let (orphans, escaped) = (self.prng.per_mille(400), self.prng.per_mille(200));
+                self.postmaster_dies(m, orphans, escaped);
             }
-            Fault::PostgresHang => {
-                if let Some(s) = &mut self.members[m].server {
-                    s.hung = true;
-                }
-                self.later(length, move |sim| {
-                    sim.with(|w| w.members[m].server.as_mut().map(|s| s.hung = false));
-                });
+            Fault::PostgresHang => self.hang_server(m, length),
+            Fault::ClockStep => {
+                let step = self.prng.between(0, 7_200_000_000) as i64 - 3_600_000_000;
+                self.members[m].clock.wall_off_us = step;
             }
-            Fault::StoreCut => self.cut(&[(m, STORE), (STORE, m)], length),
-            Fault::StoreCutOneWay => self.cut(&[(STORE, m)], length),
-            Fault::PeerCut => {
-                let other = self.prng.between(0, self.members.len() as u64 - 1) as usize;
-                self.cut(&[(m, other), (other, m)], length);
+            Fault::ClockDrift => {
+                let rate = self.prng.between(15_000, 200_000) as i64;
+                let rate = if self.prng.per_mille(500) { rate } else { -rate };
+                self.drift(m, rate, length);
             }
-            Fault::Isolated => {
-                let all: Vec<(usize, usize)> =
-                    (0..self.members.len()).chain([STORE]).flat_map(|o| [(m, o), (o, m)]).collect();
-                self.cut(&all, length);
-            }
-            _ => self.apply_to_all(fault, m, length),
+            Fault::StoreCut
+            | Fault::StoreCutIn
+            | Fault::StoreCutOut
+            | Fault::PeerCut
+            | Fault::PeerCutOneWay
+            | Fault::Isolated => self.partition(fault, m, length),
+            Fault::StoreDown
+            | Fault::StoreRestored
+            | Fault::StoreLeaderChange
+            | Fault::Loss
+            | Fault::Slow
+            | Fault::SlowFreeze => self.trouble(fault, m, length),
+            Fault::Switchover
+            | Fault::Failover
+            | Fault::Pause
+            | Fault::Ttl
+            | Fault::Restart
+            | Fault::Reinitialize
+            | Fault::Stop
+            | Fault::Remove
+            | Fault::LeaderKeyDeleted => self.operate(fault, m, length),
         }
     }
 
-    fn apply_to_all(&mut self, fault: Fault, m: usize, length: Duration) {
+    fn partition(&mut self, fault: Fault, m: usize, length: Duration) {
+        let other = self.prng.between(0, self.members.len() as u64 - 1) as usize;
+        let everybody = (0..self.members.len()).chain([STORE]);
+        let directions = match fault {
+            Fault::StoreCut => vec![(m, STORE), (STORE, m)],
+            Fault::StoreCutIn => vec![(STORE, m)],
+            Fault::StoreCutOut => vec![(m, STORE)],
+            Fault::PeerCut => vec![(m, other), (other, m)],
+            Fault::PeerCutOneWay => vec![(m, other)],
+            _ => everybody.flat_map(|o| [(m, o), (o, m)]).collect(),
+        };
+        self.cut(&directions, length);
+    }
+
+    /// What hits the store, or everybody.
+    fn trouble(&mut self, fault: Fault, m: usize, length: Duration) {
         match fault {
             Fault::StoreDown => {
                 self.store.up = false;
-                self.later(length, |sim| {
-                    sim.with(|w| {
-                        w.store.up = true;
-                        w.store.change_leader(w.now);
-                        w.store_changed();
-                    });
-                });
+                self.later(length, |sim| sim.with(World::store_returns));
             }
+            Fault::StoreRestored => match self.backup.take() {
+                None => self.backup = Some(self.store.backup()),
+                Some(backup) => {
+                    self.store.up = false;
+                    let same_id = self.prng.per_mille(500);
+                    self.later(length, move |sim| {
+                        sim.with(|w| w.restore_store(backup, same_id));
+                    });
+                }
+            },
             Fault::StoreLeaderChange => {
                 self.store.change_leader(self.now);
                 if self.prng.per_mille(500) {
@@ -198,64 +279,118 @@ impl World {
                 self.slow = self.prng.between(20, 400);
                 self.later(length, |sim| sim.with(|w| w.slow = 0));
             }
-            Fault::SlowFreeze => {
+            _ => {
                 self.members[m].slow_freeze = true;
                 self.later(length, move |sim| sim.with(|w| w.members[m].slow_freeze = false));
             }
-            Fault::Switchover => self.ask_switchover(),
-            Fault::Restart => {
-                if let Some(a) = self.agent(m) {
-                    a.wishes.restart = true;
-                }
-            }
-            Fault::Reinitialize => {
-                // The REST API refuses it on the leader.
-                let leads = self.store.cluster().leader.as_ref().map(|l| l.name.clone());
-                if leads.as_ref() != Some(&self.members[m].name)
-                    && let Some(a) = self.agent(m)
-                {
-                    a.wishes.reinitialize = true;
-                }
-            }
-            Fault::Stop => {
-                if let Some(s) = &mut self.members[m].supervisor {
-                    s.stop_requested = true;
-                }
-                self.tell_agent(m);
-            }
-            _ => {
-                // The leader learns of it when it confirms next, at the latest at its deadline.
-                let length = self.plan.settings.ttl + ms(1000);
-                for o in 0..self.members.len() {
-                    self.excuse(o, length, "excused: an operator deleted the leader key");
-                }
-                self.store.delete_leader_key();
-                self.store_changed();
-            }
-        }
-        if matches!(fault, Fault::Restart | Fault::Reinitialize) {
-            self.tell_agent(m);
         }
     }
 
-    fn ask_switchover(&mut self) {
-        let c = self.store.cluster();
-        let Some(leader) = c.leader.as_ref().map(|l| l.name.clone()) else { return };
-        let revision = c.failover.as_ref().map_or(0, |f| f.mod_revision);
-        let others: Vec<String> = c.members.keys().filter(|n| **n != leader).cloned().collect();
-        if others.is_empty() {
-            return;
+    /// Operators at bad moments; what is refused is refused.
+    fn operate(&mut self, fault: Fault, m: usize, length: Duration) {
+        let leader = self.leader_name();
+        let mut others: Vec<String> = self.store.cluster().members.keys().cloned().collect();
+        others.retain(|name| Some(name) != leader.as_ref());
+        let answer = match fault {
+            Fault::Switchover if !others.is_empty() => {
+                let named = self.prng.per_mille(600);
+                let to = named.then(|| self.prng.pick(&others).clone());
+                let later = self.prng.per_mille(200);
+                let at = Wall((self.now / 1000) as i64 + length.as_micros() as i64);
+                self.ask_switchover(to, later.then_some(at))
+            }
+            Fault::Failover if !others.is_empty() => {
+                let to = self.prng.pick(&others).clone();
+                self.ask_failover(to)
+            }
+            Fault::Pause => {
+                self.configure_cluster(|s| s.paused = true);
+                self.later(length * 2, |sim| {
+                    sim.with(|w| w.configure_cluster(|s| s.paused = false));
+                });
+                Ok(())
+            }
+            Fault::Ttl => {
+                let times = *self.prng.pick(&TIMES);
+                self.set_times(times);
+                Ok(())
+            }
+            Fault::Restart => self.ask_restart(m),
+            Fault::Reinitialize => self.ask_reinitialize(m),
+            Fault::Stop => self.ask_stop(m),
+            Fault::Remove => self.ask_removal(m),
+            Fault::LeaderKeyDeleted => {
+                self.delete_leader_key();
+                Ok(())
+            }
+            _ => Err("there is nobody else"),
+        };
+        if let Err(reason) = answer {
+            self.say(None, || format!("refused: {reason}"), 5100);
         }
-        let named = self.prng.per_mille(600);
-        let candidate = named.then(|| self.prng.pick(&others).clone());
-        let request = FailoverRequest { leader: Some(leader), candidate, scheduled_at: None };
-        let compares = vec![Compare::FailoverRevision(revision)];
-        let writes = vec![Write::Failover(request)];
-        self.store.handle(Request::Transaction { compares, writes }, self.now);
-        self.store_changed();
     }
 
-    fn cut(&mut self, directions: &[(usize, usize)], length: Duration) {
+    fn set_times(&mut self, (ttl, loop_wait, retry): (u64, u64, u64)) {
+        self.configure_cluster(|s| {
+            s.ttl = Duration::from_secs(ttl);
+            s.loop_wait = Duration::from_secs(loop_wait);
+            s.retry_timeout = Duration::from_secs(retry);
+        });
+    }
+
+    pub fn freeze_agent(&mut self, m: usize, length: Duration) {
+        let Some(a) = self.agent(m) else { return };
+        a.frozen = true;
+        let generation = a.generation;
+        self.later(length, move |sim| {
+            sim.with(|w| w.agent(m).map(|a| a.frozen = false));
+            sim.thaw_tasks(m);
+        });
+        // The supervisor replaces an agent that says nothing for so long.
+        self.later(ms(10_000), move |sim| {
+            sim.with(|w| {
+                let same = w.agent(m).is_some_and(|a| a.frozen && a.generation == generation);
+                let runs = w.members[m].supervisor.as_ref().is_some_and(|s| !s.frozen);
+                if same && runs {
+                    w.kill_agent(m, true);
+                }
+            });
+        });
+    }
+
+    pub fn freeze_supervisor(&mut self, m: usize, length: Duration) {
+        if let Some(s) = &mut self.members[m].supervisor {
+            s.frozen = true;
+        }
+        self.later(length, move |sim| sim.with(|w| w.wake_supervisor(m)));
+    }
+
+    pub fn hang_server(&mut self, m: usize, length: Duration) {
+        if let Some(s) = &mut self.members[m].server {
+            s.hung = true;
+        }
+        self.later(length, move |sim| {
+            sim.with(|w| w.members[m].server.as_mut().map(|s| s.hung = false));
+        });
+    }
+
+    /// A clock that is worse than the budget counts on: nothing is promised then.
+    pub fn drift(&mut self, m: usize, rate_ppm: i64, length: Duration) {
+        let now = self.now;
+        let before = self.members[m].clock.set_rate(now, rate_ppm);
+        let why = "excused: a clock ran faster or slower than rho permits";
+        self.excuse(m, length + LONGEST_TTL + ms(2000), why);
+        self.clock_changed(m);
+        self.later(length, move |sim| {
+            sim.with(|w| {
+                let now = w.now;
+                w.members[m].clock.set_rate(now, before);
+                w.clock_changed(m);
+            });
+        });
+    }
+
+    pub fn cut(&mut self, directions: &[(usize, usize)], length: Duration) {
         let directions = directions.to_vec();
         self.cut.extend(directions.iter().filter(|(a, b)| a != b));
         self.later(length, move |sim| {
@@ -263,101 +398,29 @@ impl World {
         });
     }
 
-    fn freeze_host(&mut self, m: usize, length: Duration) {
-        if self.members[m].host != Host::Up {
-            return;
-        }
-        self.members[m].host = Host::Frozen;
-        self.later(length, move |sim| {
-            sim.with(|w| w.thaw_host(m));
-            sim.thaw_tasks(m);
-        });
-    }
-
-    pub fn thaw_host(&mut self, m: usize) {
-        if self.members[m].host != Host::Frozen {
-            return;
-        }
-        self.members[m].host = Host::Up;
-        // No watchdog here: until supervisor or sentinel have fenced, backends run.
-        self.excuse(m, ms(1000), "excused: a host without a watchdog stood still");
-        let stopped = self.members[m].supervisor.as_ref().is_some_and(|s| s.frozen);
-        if !stopped {
-            self.later(ms(1), move |sim| sim.with(|w| w.wake_supervisor(m)));
-        }
-        self.later(ms(2), move |sim| sim.with(|w| w.sentinel(m)));
-    }
-
-    /// Power off.
-    pub fn crash_host(&mut self, m: usize) {
-        let member = &mut self.members[m];
-        let half_done = member
-            .supervisor
-            .as_ref()
-            .is_some_and(|s| s.jobs.iter().any(|j| j.succeeded.is_none()));
-        member.host = Host::Down;
-        member.page = None;
-        member.frozen = false;
-        member.freeze_wanted = false;
-        let pid = member.server.as_ref().map(|s| s.pid);
-        member.supervisor = None;
-        if half_done && matches!(member.disk, Disk::Rubbish) {
-            self.end_job_midway(m);
-        }
-        if let Some(pid) = pid {
-            self.server_gone(m, pid, false);
-        }
-        self.kill_agent(m, false);
-    }
-
-    pub fn boot(&mut self, m: usize) {
-        if self.members[m].host == Host::Down && self.members[m].enabled {
-            self.members[m].host = Host::Up;
-            self.start_supervisor(m);
-        }
-    }
-
-    /// The orderly stop is over; the administrator starts it again after a time.
-    pub fn goodbye(&mut self, m: usize) {
-        self.say(Some(m), || "the member has stopped".to_owned(), 6000);
-        self.members[m].supervisor = None;
-        self.members[m].page = None;
-        self.kill_agent(m, false);
-        let delay = self.some_ms(1000, 20_000);
-        self.later(delay, move |sim| sim.with(|w| w.start_supervisor(m)));
-    }
-
-    /// Everything works again, but for one member that is lost for ever if so drawn.
-    pub fn heal(&mut self, lost: Option<usize>) {
-        self.say(None, || format!("HEALED, lost: {lost:?}"), 6001);
-        self.cut.clear();
-        (self.loss, self.slow) = (0, 0);
-        self.plan.faults = Faults::default();
+    pub fn store_returns(&mut self) {
         if !self.store.up {
             self.store.up = true;
             self.store.change_leader(self.now);
             self.store_changed();
         }
+    }
+
+    /// etcd begins anew from a backup, and the operators restart the agents: those that ran
+    /// believe nothing of it, rightly so.
+    pub fn restore_store(&mut self, backup: super::store::Backup, same_id: bool) {
+        self.say(None, || "the store begins anew from a backup".to_owned(), 5200);
+        self.restored = true;
+        self.store.up = true;
+        self.store.restore(backup, self.now, same_id);
+        self.store_changed();
         for m in 0..self.members.len() {
-            let member = &mut self.members[m];
-            member.slow_freeze = false;
-            member.stale_store_until = 0;
-            if let Some(s) = &mut member.server {
-                s.hung = false;
-            }
-            if let Some(a) = &mut member.agent {
-                a.frozen = false;
-            }
-            self.later(ms(1), move |sim| sim.thaw_tasks(m));
-            if lost == Some(m) {
-                self.members[m].enabled = false;
-                self.crash_host(m);
-                continue;
-            }
-            self.thaw_host(m);
-            self.wake_supervisor(m);
-            self.boot(m);
-            self.start_supervisor(m);
+            let delay = self.some_ms(2000, 60_000);
+            self.excuse(m, ms(60_000) + LONGEST_TTL * 2, RESTORED);
+            self.later(delay, move |sim| sim.with(|w| w.kill_agent(m, true)));
         }
     }
 }
+
+/// Who leads, and whom `/sync` names, is then what it was at some time.
+pub const RESTORED: &str = "excused: the store was restored from a backup";

@@ -88,6 +88,7 @@ fn initdb(w: &mut World, m: usize) -> bool {
         min_recovery: Place { branch: 0, lsn: 0 },
         standby_signal: false,
         bootstrapping: false,
+        promoting: false,
         half_rewound: false,
         sync_names: String::new(),
         upstream: None,
@@ -110,6 +111,7 @@ fn base_backup(w: &mut World, m: usize, u: usize) -> bool {
     let copy = Dir {
         standby_signal: false,
         bootstrapping: false,
+        promoting: false,
         half_rewound: false,
         sync_names: String::new(),
         upstream: None,

@@ -5,11 +5,14 @@
 mod action;
 mod agent;
 mod check;
+mod clock;
 mod duty;
 mod engine;
 mod fault;
+mod host;
 mod job;
 mod lease;
+mod operator;
 mod order;
 mod postgres;
 mod prng;
@@ -17,12 +20,13 @@ mod run;
 mod server;
 mod store;
 mod supervisor;
+mod tasks;
 mod transaction;
 mod world;
 
 use std::ffi::OsString;
 
-pub use run::{Report, Verdict, play};
+pub use run::{Report, Sum, Verdict, explore, play};
 
 const USAGE: &str = "usage: pgvigil sim --seed N | --seeds COUNT [--seed BASE]";
 
@@ -65,15 +69,10 @@ fn one(seed: u64) -> i32 {
 }
 
 fn many(base: u64, count: u64) -> i32 {
-    let mut sum = run::Sum::default();
-    for seed in base..base.saturating_add(count) {
-        let report = play(seed, false);
-        if !report.verdict.is_good() {
-            println!("{report}");
-            println!("replay: pgvigil sim --seed {seed}");
-        }
-        sum.add(&report);
-    }
+    let sum = explore(base, count, |report| {
+        println!("{report}");
+        println!("replay: pgvigil sim --seed {}", report.seed);
+    });
     println!("{sum}");
     i32::from(sum.failed > 0)
 }

@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use crate::core::guard::Event;
-use crate::core::view::{OwnLease, Work};
+use crate::core::budget::Budget;
+use crate::core::view::Work;
 
 use super::action::{Done, Failed};
 use super::agent::Ctx;
+use super::check::PausedAct;
 use super::engine::Slot;
 use super::job;
+use super::lease::Held;
+use super::supervisor::RHO_PPM;
 use super::world::{Host, World, ms};
 
 const HANDLED_WITHIN: Duration = Duration::from_secs(2);
@@ -26,7 +30,8 @@ pub enum Order {
     Run(Work, Option<String>),
     Cancel,
     Adopt(i32, bool),
-    Capsule(OwnLease),
+    Capsule(Held),
+    Retune(Duration),
     Goodbye,
 }
 
@@ -54,9 +59,16 @@ fn deliver(w: &mut World, m: usize, order: Order, slot: Slot<Result<(), &'static
         return;
     }
     let answer = w.obey(m, order);
-    // The state that answers an order is news to the agent, and a reason to probe.
-    w.tell_agent(m);
-    w.later(Duration::from_micros(100), move |sim| slot.put(sim, answer));
+    let tell = move |w: &mut World| {
+        // The state that answers an order is news to the agent, and a reason to probe.
+        w.tell_agent(m);
+        w.later(Duration::from_micros(100), move |sim| slot.put(sim, answer));
+    };
+    match &mut w.members[m].supervisor {
+        // It stalled in the middle.
+        Some(s) if s.frozen => s.backlog.push(Box::new(move |sim| sim.with(tell))),
+        _ => tell(w),
+    }
 }
 
 impl World {
@@ -64,20 +76,23 @@ impl World {
         match order {
             Order::Guard(event) => self.decide(m, event).map_err(|r| r.0),
             Order::StartStandby => {
+                self.check_paused(m, PausedAct::Start);
                 self.decide(m, Event::StartStandby).map_err(|r| r.0)?;
-                self.start_server(m, false);
+                self.and_then(m, |w, m| w.start_server(m, false));
                 Ok(())
             }
             Order::StartPrimary => {
+                self.check_paused(m, PausedAct::Start);
                 self.decide(m, Event::StartPrimary).map_err(|r| r.0)?;
                 self.check_permit(m);
-                self.start_server(m, true);
+                self.and_then(m, |w, m| w.start_server(m, true));
                 Ok(())
             }
             Order::Promote => {
+                self.check_paused(m, PausedAct::Promote);
                 self.decide(m, Event::Promote).map_err(|r| r.0)?;
                 self.check_permit(m);
-                self.promote_server(m);
+                self.and_then(m, World::promote_server);
                 Ok(())
             }
             Order::Reload => {
@@ -88,6 +103,7 @@ impl World {
                 if self.members[m].supervisor.as_ref().is_none_or(|s| s.postmaster.is_none()) {
                     return Err("no postmaster");
                 }
+                self.check_paused(m, PausedAct::Stop);
                 self.decide(m, Event::StopSignal).map_err(|r| r.0)?;
                 match order {
                     Order::Fast => self.stop_fast(m),
@@ -110,11 +126,15 @@ impl World {
                 }
                 self.decide(m, Event::Adopted { standby }).map_err(|r| r.0)
             }
-            Order::Capsule(lease) => {
+            Order::Capsule(held) => {
                 if let Some(s) = &mut self.members[m].supervisor {
-                    s.capsule = Some(lease);
+                    s.capsule = held;
                 }
                 Ok(())
+            }
+            Order::Retune(ttl) => {
+                let budget = Budget::new(ttl, RHO_PPM).map_err(|_| "too tight")?;
+                self.decide(m, Event::Retune(budget)).map_err(|r| r.0)
             }
             Order::Goodbye => {
                 self.decide(m, Event::Goodbye).map_err(|r| r.0)?;

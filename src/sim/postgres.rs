@@ -119,6 +119,8 @@ pub struct Dir {
     pub min_recovery: Place,
     pub standby_signal: bool,
     pub bootstrapping: bool,
+    /// Beside the directory: a promotion was ordered since the last start.
+    pub promoting: bool,
     /// A rewind was begun and its end not yet noted.
     pub half_rewound: bool,
     /// Of the primary's configuration.
@@ -214,6 +216,8 @@ pub struct Server {
     pub promoting: bool,
     /// The postmaster is dead; its backends are not.
     pub orphaned: bool,
+    /// Those backends are not in the control group.
+    pub escaped: bool,
     /// Stopped by a signal from outside (not by us).
     pub hung: bool,
     pub sync_names: String,
@@ -225,7 +229,17 @@ pub struct Server {
     pub pending: std::collections::VecDeque<Place>,
 }
 
+/// Whether `synchronous_standby_names` names this member; names here need no quotes.
+pub fn names(synchronous_standby_names: &str, member: &str) -> bool {
+    synchronous_standby_names == "*" || synchronous_standby_names == member
+}
+
 impl Server {
+    /// What is left is out of the supervisor's reach.
+    pub fn outside(&self) -> bool {
+        self.orphaned && self.escaped
+    }
+
     /// A client could be told of a commit, were the group not frozen.
     pub fn writable(&self) -> bool {
         self.ready && !self.recovery && self.stop == Stop::None && !self.hung

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
-
-use crate::core::settings::SyncMode;
 
 use super::check::Violation;
 use super::engine::{Sim, Time};
@@ -12,8 +12,9 @@ use super::fault;
 use super::prng::Prng;
 use super::world::{Host, Plan, SECOND, World, ms};
 
-/// Simulated time under faults.
+/// Simulated time under faults, at least, and faults.
 const STORM: Time = 900 * SECOND;
+const FAULTS_MIN: u64 = 30;
 /// Afterwards a leader must be there within this, and all members must stream.
 const LEADER_WITHIN: Time = 240 * SECOND;
 const CALM_WITHIN: Time = 600 * SECOND;
@@ -59,7 +60,7 @@ pub fn play(seed: u64, transcript: bool) -> Report {
     begin(&sim);
     advance(&sim, 60 * SECOND, &mut events, |_| false);
     strike_again(&sim);
-    advance(&sim, STORM, &mut events, |w| !w.checks.violations.is_empty());
+    storm(&sim, &mut events);
     let verdict = match broken(&sim) {
         Some(verdict) => verdict,
         None => converge(&sim, &mut events),
@@ -83,6 +84,17 @@ pub fn play(seed: u64, transcript: bool) -> Report {
             w.checks.excused,
         ],
     })
+}
+
+/// So long that enough happens.
+fn storm(sim: &Sim, events: &mut u64) {
+    let violated = |w: &World| !w.checks.violations.is_empty();
+    let mut until = STORM;
+    while !advance(sim, until, events, violated)
+        && sim.with(|w| w.checks.exercised.get("faults").copied() < Some(FAULTS_MIN))
+    {
+        until += 60 * SECOND;
+    }
 }
 
 fn begin(sim: &Sim) {
@@ -142,7 +154,7 @@ fn broken(sim: &Sim) -> Option<Verdict> {
 /// Heals, and requires a leader and then rest.
 fn converge(sim: &Sim, events: &mut u64) -> Verdict {
     let lost = sim.with(|w| {
-        let spare = w.members.len() > 2 && w.settings().synchronous_mode == SyncMode::Off;
+        let spare = w.members.len() > 2 && !w.synchronous();
         let last = w.members.len() as u64 - 1;
         let lost = (spare && w.prng.per_mille(400)).then(|| w.prng.between(0, last) as usize);
         // Not the one without which no data directory is left that may lead.
@@ -163,7 +175,7 @@ fn converge(sim: &Sim, events: &mut u64) -> Verdict {
         return verdict;
     }
     if !sim.with(|w| w.is_calm()) {
-        return stuck(sim, "not all members stream");
+        return stuck(sim, "not all members stream, or an operator's request has not ended");
     }
     // It stays so.
     let calm_since = sim.now();
@@ -177,8 +189,9 @@ fn converge(sim: &Sim, events: &mut u64) -> Verdict {
 fn stuck(sim: &Sim, what: &str) -> Verdict {
     sim.with(|w| {
         let mut lines = vec![format!("{what} {} s after healing", w.now / SECOND)];
-        let key = w.store.cluster().leader.as_ref().map(|l| l.name.clone());
+        let key = w.leader_name();
         lines.push(format!("leader key: {key:?}, /sync: {:?}", w.store.cluster().sync));
+        lines.extend(w.unfinished().map(|what| format!("not ended: {what}")));
         for m in 0..w.members.len() {
             let member = &w.members[m];
             let (rule, why) =
@@ -201,7 +214,8 @@ impl World {
     }
 
     fn others_may_lead(&self, m: usize) -> bool {
-        let end = |o: usize| self.members[o].disk.dir().map(|d| d.end.lsn);
+        let usable = |o: usize| self.members[o].disk.dir().filter(|d| !d.half_rewound);
+        let end = |o: usize| usable(o).map(|d| d.end.lsn);
         let newest =
             end(m).unwrap_or(0).saturating_sub(self.settings().maximum_lag_on_failover_bytes);
         (0..self.members.len()).any(|o| o != m && end(o).is_some_and(|end| end >= newest))
@@ -218,6 +232,7 @@ impl World {
     fn is_calm(&self) -> bool {
         let leader = self.store.cluster().leader.as_ref().and_then(|k| self.find(&k.name));
         self.has_leader()
+            && self.unfinished().is_none()
             && self.alive().all(|m| {
                 // Nothing says yet that an unfinished base backup is our own and may be removed.
                 let rubbish = matches!(self.members[m].disk, super::postgres::Disk::Rubbish);
@@ -276,6 +291,32 @@ impl fmt::Display for Report {
     }
 }
 
+/// Plays many seeds on all processors; tells of those that failed, in no order.
+pub fn explore(base: u64, count: u64, failed: impl Fn(&Report) + Sync) -> Sum {
+    let next = AtomicU64::new(base);
+    let end = base.saturating_add(count);
+    let worker = || {
+        let mut sum = Sum::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return sum;
+            }
+            let report = play(seed, false);
+            if !report.verdict.is_good() {
+                failed(&report);
+            }
+            sum.add(&report);
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(count.max(1) as usize);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        let sums = workers.into_iter().map(|w| w.join().expect("invariant: a run does not panic"));
+        sums.fold(Sum::default(), Sum::join)
+    })
+}
+
 /// Many runs together.
 #[derive(Debug, Default)]
 pub struct Sum {
@@ -303,6 +344,23 @@ impl Sum {
         for (sum, count) in self.counts.iter_mut().zip(report.counts) {
             *sum += count;
         }
+    }
+
+    fn join(mut self, other: Sum) -> Sum {
+        self.runs += other.runs;
+        self.failed += other.failed;
+        self.simulated += other.simulated;
+        self.events += other.events;
+        for (name, count) in other.exercised {
+            *self.exercised.entry(name).or_default() += count;
+        }
+        for (name, count) in other.rules {
+            *self.rules.entry(name).or_default() += count;
+        }
+        for (sum, count) in self.counts.iter_mut().zip(other.counts) {
+            *sum += count;
+        }
+        self
     }
 }
 

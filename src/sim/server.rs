@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use crate::core::database::{ControlState, Probe, WalReceiver, WalSender};
 use crate::core::lsn::Lsn;
-use crate::core::sync::quote;
 use crate::core::timeline::checkpoint_end;
 
-use super::postgres::{Commit, Place, SEGMENT_BYTES, Server, Stop};
+use super::postgres::{Commit, Place, SEGMENT_BYTES, Server, Stop, names};
 use super::world::{Host, World, ms};
 
 /// Between two tries of a walreceiver, and between its looks at a silent connection.
@@ -19,13 +18,18 @@ impl World {
     /// The processes of PostgreSQL get the processor.
     pub fn server_moves(&self, m: usize) -> bool {
         let member = &self.members[m];
-        member.host == Host::Up && !member.frozen && member.server.as_ref().is_some_and(|s| !s.hung)
+        let Some(server) = &member.server else { return false };
+        let frozen = member.frozen && !server.outside();
+        member.host == Host::Up && !frozen && !server.hung
     }
 
     pub fn start_server(&mut self, m: usize, primary: bool) {
         let member = &mut self.members[m];
         member.pids += 1;
         let pid = member.pids;
+        if member.server.is_some() {
+            return self.start_beside(m, pid);
+        }
         let Some(dir) = member.disk.dir_mut() else { return };
         if primary && dir.standby_signal {
             self.checks.violate(
@@ -50,6 +54,7 @@ impl World {
             stop: Stop::None,
             promoting: false,
             orphaned: false,
+            escaped: false,
             hung: false,
             sync_names: if primary { sync_names } else { String::new() },
             upstream,
@@ -66,6 +71,21 @@ impl World {
         self.when_it_moves(m, pid, delay, World::server_ready);
         let delay = self.some_ms(50, 300);
         self.when_it_moves(m, pid, delay, World::receiver);
+    }
+
+    /// PostgreSQL does not start while a process is attached to the shared memory of the old one.
+    fn start_beside(&mut self, m: usize, pid: i32) {
+        self.checks.exercise("a start beside an old backend");
+        let at = self.local(m);
+        if let Some(s) = &mut self.members[m].supervisor {
+            s.postmaster = Some((pid, at));
+        }
+        self.later(ms(20), move |sim| {
+            sim.with(|w| {
+                w.note_exit(m, pid, false);
+                w.observe(m);
+            });
+        });
     }
 
     /// Does something in the server after a delay, later when it stands still then.
@@ -141,7 +161,7 @@ impl World {
             .senders
             .iter()
             .filter(|(s, _)| {
-                server.sync_names == "*" || server.sync_names == quote(&self.members[**s].name)
+                names(&server.sync_names, &self.members[**s].name)
             })
             .map(|(_, lsn)| *lsn)
             .max();
@@ -372,8 +392,8 @@ impl World {
         self.when_it_moves(m, pid, delay, |w, m, pid| w.server_gone(m, pid, false));
     }
 
-    /// The postmaster dies; its backends may go on.
-    pub fn postmaster_dies(&mut self, m: usize, orphans: bool) {
+    /// The postmaster dies; its backends may go on, some of them out of reach.
+    pub fn postmaster_dies(&mut self, m: usize, orphans: bool, escaped: bool) {
         let Some(server) = &mut self.members[m].server else { return };
         if server.orphaned {
             return;
@@ -383,7 +403,13 @@ impl World {
             return self.server_gone(m, pid, false);
         }
         server.orphaned = true;
+        server.escaped = escaped;
         server.senders.clear();
+        if escaped {
+            // They end when their client goes away, or when they look after their postmaster.
+            let delay = self.some_ms(500, 15_000);
+            self.later(delay, move |sim| sim.with(|w| w.server_gone(m, pid, false)));
+        }
         self.note_exit(m, pid, false);
         self.observe(m);
     }
@@ -425,7 +451,7 @@ impl World {
             .then(|| WalReceiver { status: "streaming".to_owned(), ..WalReceiver::default() });
         let senders = server.senders.iter().map(|(s, lsn)| {
             let name = self.members[*s].name.clone();
-            let sync = server.sync_names == "*" || server.sync_names == quote(&name);
+            let sync = names(&server.sync_names, &name);
             WalSender {
                 state: "streaming".to_owned(),
                 sync_state: if sync { "sync" } else { "async" }.to_owned(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::core::cluster::{
     Cluster, FailoverRequest, Handover, HistoryEntry, Initialize, Keyed, LeaderKey, Member,
-    NewestTimeline, Status, SyncState,
+    NewestTimeline, PauseRecord, Status, SyncState,
 };
 
 use super::engine::Time;
@@ -27,6 +27,8 @@ pub enum Compare {
     FailoverRevision(i64),
     /// 0: absent.
     TimelineRevision(i64),
+    /// 0: absent.
+    PauseRevision(i64),
 }
 
 #[derive(Clone, Debug)]
@@ -49,7 +51,12 @@ pub enum Write {
     Handover(Handover),
     NoHandover,
     Timeline(NewestTimeline),
-    Config,
+    /// The number of the settings that are in force from now on.
+    Config(usize),
+    /// The first settings, if nobody has written any.
+    FirstConfig,
+    PauseRecord(PauseRecord),
+    NoPauseRecord,
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +94,14 @@ struct Lease {
     expires: Time,
 }
 
+/// What `etcdctl snapshot save` keeps.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    content: Arc<Cluster>,
+    initialize_lease: i64,
+    leases: BTreeMap<i64, Lease>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Store {
     content: Arc<Cluster>,
@@ -116,6 +131,12 @@ impl Store {
 
     pub fn cluster(&self) -> &Cluster {
         &self.content
+    }
+
+    /// The number of the settings in force.
+    pub fn config(&self) -> Option<(usize, i64)> {
+        let config = self.content.config.as_ref()?;
+        Some((config.value.parse().ok()?, config.mod_revision))
     }
 
     /// The length of a lease in true time.
@@ -158,6 +179,31 @@ impl Store {
         for lease in self.leases.values_mut() {
             lease.expires = now + lease.ttl;
         }
+    }
+
+    pub fn backup(&self) -> Backup {
+        let content = self.content.clone();
+        Backup { content, initialize_lease: self.initialize_lease, leases: self.leases.clone() }
+    }
+
+    /// Started from a backup, as another cluster or with the old cluster's id.
+    pub fn restore(&mut self, backup: Backup, now: Time, same_id: bool) {
+        let id = self.content.cluster_id;
+        self.content = backup.content;
+        self.leases = backup.leases;
+        self.initialize_lease = backup.initialize_lease;
+        let c = Arc::make_mut(&mut self.content);
+        c.cluster_id = if same_id { id } else { id + 1 };
+        c.raft_term = 2;
+        self.changed = true;
+        self.change_leader(now);
+    }
+
+    pub fn forget_sync(&mut self) {
+        let c = Arc::make_mut(&mut self.content);
+        c.revision += 1;
+        c.sync = None;
+        self.changed = true;
     }
 
     /// An operator's deletion.
@@ -222,6 +268,9 @@ impl Store {
             Compare::TimelineRevision(r) => {
                 revision(c.newest_timeline.map(|k| k.mod_revision)) == *r
             }
+            Compare::PauseRevision(r) => {
+                revision(c.pause_record.as_ref().map(|k| k.mod_revision)) == *r
+            }
         }
     }
 
@@ -269,7 +318,15 @@ impl Store {
             Write::Handover(value) => c.handover = Some(Keyed { value, mod_revision }),
             Write::NoHandover => c.handover = None,
             Write::Timeline(value) => c.newest_timeline = Some(Keyed { value, mod_revision }),
-            Write::Config => c.config = Some(Keyed { value: "{}".to_owned(), mod_revision }),
+            Write::Config(number) => {
+                c.config = Some(Keyed { value: number.to_string(), mod_revision });
+            }
+            Write::FirstConfig => {
+                let first = Keyed { value: "0".to_owned(), mod_revision };
+                c.config = Some(c.config.take().unwrap_or(first));
+            }
+            Write::PauseRecord(value) => c.pause_record = Some(Keyed { value, mod_revision }),
+            Write::NoPauseRecord => c.pause_record = None,
         }
         self.changed |= hint;
     }

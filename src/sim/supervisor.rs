@@ -1,13 +1,15 @@
 //! What `supervisor` does around `core::guard`: facts in, effects out; and the sentinel.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::budget::{Budget, SENTINEL};
 use crate::core::guard::{Effect, Event, GroupState, Guard, Phase, Refused};
 use crate::core::time::Boot;
-use crate::core::view::{LastExit, OwnLease, Work};
+use crate::core::view::{LastExit, Work};
 
 use super::engine::{Act, Time};
+use super::lease::Held;
 use super::world::{Host, World, ms};
 
 /// Bound of the relative clock rate error that everybody is told.
@@ -23,6 +25,8 @@ pub struct Job {
 
 pub struct Supervisor {
     pub guard: Guard,
+    /// As its last state told the agent.
+    pub shown: Guard,
     pub frozen: bool,
     /// Orders that came while it was frozen.
     pub backlog: Vec<Act>,
@@ -30,25 +34,41 @@ pub struct Supervisor {
     pub postmaster: Option<(i32, Boot)>,
     pub last_exit: Option<LastExit>,
     pub jobs: Vec<Job>,
-    pub capsule: Option<OwnLease>,
+    pub capsule: Held,
     pub stop_requested: bool,
     pub configured: bool,
     tick_at: Option<Time>,
+    /// It will stand still after so many effects, for so long.
+    pub stall: Option<(usize, Duration)>,
+    /// Effects that were decided before it stood still.
+    undone: Vec<Effect>,
+}
+
+/// What a supervisor leaves behind in shared memory.
+#[derive(Clone)]
+pub struct Record {
+    pub lines: BTreeMap<String, String>,
+    pub capsule: Held,
+    pub postmaster: Option<(i32, Boot)>,
+    pub jobs: Vec<Job>,
 }
 
 impl Supervisor {
     fn new() -> Supervisor {
         Supervisor {
             guard: Guard::new(true),
+            shown: Guard::new(true),
             frozen: false,
             backlog: Vec::new(),
             postmaster: None,
             last_exit: None,
             jobs: Vec::new(),
-            capsule: None,
+            capsule: Held::default(),
             stop_requested: false,
             configured: false,
             tick_at: None,
+            stall: None,
+            undone: Vec::new(),
         }
     }
 }
@@ -61,25 +81,24 @@ impl World {
             return;
         }
         member.supervisor = Some(Supervisor::new());
-        member.page = None;
-        if member.server.is_some() {
-            let _ = self.decide(m, Event::Found);
+        match member.record.take() {
+            Some(record) => self.take_up_record(m, record),
+            None => {
+                member.page = None;
+                if self.members[m].server.as_ref().is_some_and(|s| !s.outside()) {
+                    let _ = self.decide(m, Event::Found);
+                }
+            }
         }
         self.start_agent(m);
     }
 
-    /// Kill -9: the agent goes with the socket, PostgreSQL stays.
-    pub fn kill_supervisor(&mut self, m: usize) {
-        let Some(supervisor) = self.members[m].supervisor.take() else { return };
-        if supervisor.jobs.iter().any(|j| j.succeeded.is_none()) {
-            self.end_job_midway(m);
-        }
-        self.kill_agent(m, false);
-    }
-
     pub fn configure(&mut self, m: usize) {
-        let settings = self.settings();
-        let (ttl, freeze_max) = (settings.ttl, settings.freeze_max);
+        let member = &self.members[m];
+        let (Some(a), Some(s)) = (&member.agent, &member.supervisor) else { return };
+        // The lease that a former agent left keeps its length.
+        let ttl = s.capsule.ttl().unwrap_or(a.settings.ttl);
+        let freeze_max = a.settings.freeze_max;
         let Ok(budget) = Budget::new(ttl, RHO_PPM) else { return };
         let _ = self.decide(m, Event::Configure { budget, freeze_max });
         if let Some(s) = &mut self.members[m].supervisor {
@@ -101,16 +120,48 @@ impl World {
         let mut effects = Vec::new();
         let answer = supervisor.guard.on(event, now, &mut effects);
         let after = supervisor.guard.phase();
-        for effect in effects {
-            self.perform(m, effect);
-        }
+        self.perform_all(m, effects);
         if before != after {
             self.say(Some(m), || format!("guard {before:?} -> {after:?}"), 1000 + after as u64);
             self.checks.phase(before, after);
         }
         self.schedule_tick(m);
-        self.tell_agent(m);
+        self.show(m);
         answer
+    }
+
+    /// The state goes to the agent, unless the supervisor stands still before it gets there.
+    fn show(&mut self, m: usize) {
+        let Some(s) = self.members[m].supervisor.as_mut().filter(|s| !s.frozen) else { return };
+        if s.shown != s.guard {
+            s.shown.clone_from(&s.guard);
+        }
+        self.tell_agent(m);
+    }
+
+    /// The rest of an order's work: at once, or when the supervisor goes on.
+    pub fn and_then(&mut self, m: usize, act: fn(&mut World, usize)) {
+        let Some(s) = &mut self.members[m].supervisor else { return };
+        match s.frozen {
+            true => s.backlog.push(Box::new(move |sim| sim.with(|w| act(w, m)))),
+            false => act(self, m),
+        }
+    }
+
+    /// All effects of a decision, unless the supervisor is made to stand still between two.
+    fn perform_all(&mut self, m: usize, effects: Vec<Effect>) {
+        let Some(s) = &mut self.members[m].supervisor else { return };
+        let stall = s.stall.filter(|_| !effects.is_empty());
+        let Some((after, length)) = stall else {
+            return effects.into_iter().for_each(|effect| self.perform(m, effect));
+        };
+        s.stall = None;
+        s.frozen = true;
+        let now = after.min(effects.len());
+        s.undone = effects[now..].to_vec();
+        self.say(Some(m), || format!("the supervisor stalls after {now} effects"), 1200);
+        effects[..now].iter().for_each(|effect| self.perform(m, *effect));
+        self.later(length, move |sim| sim.with(|w| w.wake_supervisor(m)));
     }
 
     fn schedule_tick(&mut self, m: usize) {
@@ -145,9 +196,14 @@ impl World {
             // Its budget has no device.
             Effect::ArmDevice { .. } | Effect::Ping { .. } | Effect::DisarmDevice => {}
             Effect::Freeze => self.freeze(m),
+            // Decided before its deadline, but the supervisor may have been stopped since.
+            Effect::Thaw if self.members[m].page.is_some_and(|(at, _)| self.local(m) >= at) => {
+                self.checks.exercise("a thaw that came too late");
+            }
             Effect::Thaw | Effect::Clear => {
                 self.members[m].freeze_wanted = false;
                 self.members[m].frozen = false;
+                self.later(ms(1), move |sim| sim.with(|w| w.observe(m)));
             }
             Effect::Kill => self.kill_group(m),
             Effect::LookAtTasks => {
@@ -157,7 +213,7 @@ impl World {
         }
     }
 
-    fn freeze(&mut self, m: usize) {
+    pub fn freeze(&mut self, m: usize) {
         self.checks.fences += u64::from(self.members[m].server.is_some());
         let member = &mut self.members[m];
         member.freeze_wanted = true;
@@ -175,7 +231,12 @@ impl World {
     }
 
     fn kill_group(&mut self, m: usize) {
-        let Some(pid) = self.members[m].server.as_ref().map(|s| s.pid) else { return };
+        let Some(server) = &self.members[m].server else { return };
+        let pid = server.pid;
+        if server.outside() {
+            // Not in the group: neither freeze nor kill reaches it.
+            return self.excuse(m, ms(60_000), "excused: a backend outside the control group");
+        }
         let delay = self.some_ms(5, 300);
         self.later(delay, move |sim| sim.with(|w| w.server_gone(m, pid, false)));
     }
@@ -183,7 +244,7 @@ impl World {
     /// The supervisor looks at its group.
     pub fn observe(&mut self, m: usize) {
         let member = &self.members[m];
-        let populated = member.server.is_some();
+        let populated = member.server.as_ref().is_some_and(|s| !s.outside());
         let state = GroupState { populated, frozen: populated && member.frozen };
         let Some(s) = &member.supervisor else { return };
         if s.guard.group() != state {
@@ -195,6 +256,9 @@ impl World {
     pub fn wake_supervisor(&mut self, m: usize) {
         let Some(s) = &mut self.members[m].supervisor else { return };
         s.frozen = false;
+        let undone = std::mem::take(&mut s.undone);
+        undone.into_iter().for_each(|effect| self.perform(m, effect));
+        let Some(s) = &mut self.members[m].supervisor else { return };
         let known = s.postmaster.map(|(pid, _)| pid);
         let backlog = std::mem::take(&mut s.backlog);
         backlog.into_iter().for_each(|act| self.outbox.push((self.now, act)));
@@ -204,6 +268,7 @@ impl World {
         }
         self.observe(m);
         let _ = self.decide(m, Event::Tick);
+        self.show(m);
     }
 
     pub fn note_exit(&mut self, m: usize, pid: i32, clean: bool) {
@@ -220,7 +285,7 @@ impl World {
     }
 
     /// The sentinel wakes at the deadline that it read.
-    fn watch_deadline(&mut self, m: usize, at: Boot) {
+    pub fn watch_deadline(&mut self, m: usize, at: Boot) {
         let at = self.true_time(m, at);
         self.later(Duration::from_nanos(at - self.now), move |sim| {
             sim.with(|w| w.sentinel(m));
@@ -235,7 +300,8 @@ impl World {
             return;
         }
         let passed = member.page.filter(|(deadline, _)| now >= deadline.plus(SENTINEL));
-        let Some((_, kill_by)) = passed.filter(|_| member.server.is_some()) else {
+        let inside = member.server.as_ref().is_some_and(|s| !s.outside());
+        let Some((_, kill_by)) = passed.filter(|_| inside) else {
             member.fencing_since = None;
             return;
         };
@@ -253,8 +319,13 @@ impl World {
         self.later(ms(100), move |sim| sim.with(|w| w.sentinel(m)));
     }
 
-    /// What the agent sees of the supervisor's phase.
+    /// Where the guard stands.
     pub fn phase(&self, m: usize) -> Phase {
         self.members[m].supervisor.as_ref().map_or(Phase::Idle, |s| s.guard.phase())
+    }
+
+    /// What the agent sees of it.
+    pub fn shown_phase(&self, m: usize) -> Phase {
+        self.members[m].supervisor.as_ref().map_or(Phase::Idle, |s| s.shown.phase())
     }
 }

@@ -1,6 +1,8 @@
 //! Transactions on the store, as `agent::store` makes them.
 
-use crate::core::cluster::{FailoverRequest, Handover, NewestTimeline, SyncState, Tenure};
+use crate::core::cluster::{
+    FailoverRequest, Handover, NewestTimeline, PauseRecord, SyncState, Tenure,
+};
 use crate::core::decision::{Action, RecordIs};
 use crate::core::view::View;
 
@@ -29,9 +31,8 @@ pub async fn commit(
 
 pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
     match action {
-        // Nobody pauses here: there is no record.
-        Action::AcquireLeader { sync_revision, record: RecordIs::Absent } => {
-            acquire(ctx, v, vec![Compare::LeaderAbsent], sync_revision, Vec::new()).await
+        Action::AcquireLeader { sync_revision, record } => {
+            acquire(ctx, v, vec![Compare::LeaderAbsent], record, sync_revision, Vec::new()).await
         }
         Action::TakeHandover { note_revision, leader_revision, sync_revision } => {
             let compares = vec![
@@ -39,7 +40,7 @@ pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
                 Compare::HandoverRevision(note_revision),
             ];
             let writes = vec![Write::NoHandover, Write::Failover(FailoverRequest::default())];
-            acquire(ctx, v, compares, sync_revision, writes).await
+            acquire(ctx, v, compares, RecordIs::Absent, sync_revision, writes).await
         }
         Action::WriteShutdownStatus { tenure, lsn } => {
             let mut status = v.cluster().map(|c| c.status.clone()).unwrap_or_default();
@@ -55,7 +56,14 @@ pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
             if v.guard.burned != Some(tenure) {
                 return Err(Failed::Precondition("the release was not granted"));
             }
-            let writes = vec![Write::NoLeader, Write::NoHandover];
+            let mut writes = vec![Write::NoLeader, Write::NoHandover];
+            if let Some(key) = v.cluster().and_then(|c| c.pause_record.as_ref()) {
+                let stopped = PauseRecord { stopped: true, ..key.value.clone() };
+                writes.push(match v.settings.paused && stopped.leader == v.name {
+                    true => Write::PauseRecord(stopped),
+                    false => Write::NoPauseRecord,
+                });
+            }
             commit(ctx, v, vec![under(tenure)], writes).await.map(drop)
         }
         Action::ClearFailover { revision } => {
@@ -71,8 +79,15 @@ pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
             let compares = vec![under(tenure), Compare::TimelineRevision(revision)];
             commit(ctx, v, compares, vec![Write::Timeline(newest)]).await.map(drop)
         }
+        Action::WritePauseRecord { tenure, record } => {
+            commit(ctx, v, vec![under(tenure)], vec![Write::PauseRecord(record)]).await.map(drop)
+        }
+        Action::RemovePauseRecord { tenure, revision } => {
+            let first = tenure.map_or(Compare::LeaderAbsent, under);
+            let compares = vec![first, Compare::PauseRevision(revision)];
+            commit(ctx, v, compares, vec![Write::NoPauseRecord]).await.map(drop)
+        }
         other => {
-            // Nobody pauses here and ttl stays: a decision that wants more is wrong.
             let what = format!("not modelled: {}", label(&other));
             ctx.with(|w| w.checks.violate(w.now, what));
             Err(Failed::Precondition("not modelled"))
@@ -94,11 +109,21 @@ async fn acquire(
     ctx: &Ctx,
     v: &View,
     mut compares: Vec<Compare>,
+    record: RecordIs,
     sync_revision: Option<i64>,
     mut writes: Vec<Write>,
 ) -> Done {
     let within = v.settings.retry_timeout;
     let lease = renew(ctx, v.settings.ttl, within).await?;
+    compares.push(match record {
+        RecordIs::Absent => Compare::PauseRevision(0),
+        RecordIs::Ours { revision } | RecordIs::Overruled { revision } => {
+            Compare::PauseRevision(revision)
+        }
+    });
+    if matches!(record, RecordIs::Overruled { .. }) {
+        writes.push(Write::NoPauseRecord);
+    }
     compares.extend(sync_revision.map(Compare::SyncRevision));
     let newest = v.cluster().and_then(|c| c.newest_timeline);
     compares.push(Compare::TimelineRevision(newest.map_or(0, |key| key.mod_revision)));

@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::core::settings::Settings;
+use crate::core::cluster::Tags;
+use crate::core::settings::{Settings, SyncMode};
 use crate::core::time::{Boot, Wall};
 
 use super::agent::Agent;
 use super::check::Checks;
+use super::clock::Clock;
 use super::engine::{Act, Sim, Slot, Time};
 use super::postgres::{Commit, Disk, Server, Wal};
 use super::prng::Prng;
-use super::store::{Answer, Request, Store};
-use super::supervisor::Supervisor;
+use super::store::{Answer, Backup, Request, Store};
+use super::supervisor::{Record, Supervisor};
 
 /// The store's place in the network.
 pub const STORE: usize = usize::MAX;
@@ -21,6 +23,7 @@ pub const STORE: usize = usize::MAX;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub members: usize,
+    pub tags: Vec<Tags>,
     pub settings: Settings,
     pub faults: super::fault::Faults,
 }
@@ -35,12 +38,15 @@ pub enum Host {
 
 pub struct Member {
     pub name: String,
-    /// How much faster than true time its clock runs.
-    pub rate_ppm: i64,
-    pub boot_offset: u64,
+    pub tags: Tags,
+    pub clock: Clock,
+    /// The dynamic configuration as it was last seen, on disk.
+    pub cached: Settings,
     pub host: Host,
     pub disk: Disk,
     pub supervisor: Option<Supervisor>,
+    /// What the last supervisor wrote down, in memory that a reboot empties.
+    pub record: Option<Record>,
     /// What the sentinel reads: deadline and kill-by.
     pub page: Option<(Boot, Boot)>,
     pub fencing_since: Option<Boot>,
@@ -55,6 +61,10 @@ pub struct Member {
     pub stale_store_until: Time,
     /// It is wanted that this member runs.
     pub enabled: bool,
+    /// After its next stop it is not started again before the end of the faults.
+    pub stays_down: bool,
+    /// ... and its data directory is emptied.
+    pub removed: bool,
     /// Freezes take long on this host, just now.
     pub slow_freeze: bool,
 }
@@ -64,7 +74,12 @@ pub struct World {
     pub outbox: Vec<(Time, Act)>,
     pub prng: Prng,
     pub plan: Plan,
+    /// All that ever stood in `/config`, by its number.
+    pub configs: Vec<Settings>,
     pub store: Store,
+    pub backup: Option<Backup>,
+    /// The store began anew from a backup.
+    pub restored: bool,
     pub expiry_at: Option<Time>,
     pub wal: Wal,
     pub commits: Vec<Commit>,
@@ -91,12 +106,14 @@ impl World {
         let store = Store::new(rate(&mut prng));
         let members = (0..plan.members)
             .map(|i| Member {
-                name: char::from(b'a' + i as u8).to_string(),
-                rate_ppm: rate(&mut prng),
-                boot_offset: prng.between(100, 1_000_000) * SECOND,
+                name: super::fault::name_of(i),
+                tags: plan.tags.get(i).cloned().unwrap_or_default(),
+                clock: Clock::new(prng.between(100, 1_000_000) * SECOND, rate(&mut prng)),
+                cached: plan.settings.clone(),
                 host: Host::Up,
                 disk: Disk::Empty,
                 supervisor: None,
+                record: None,
                 page: None,
                 fencing_since: None,
                 frozen: false,
@@ -107,6 +124,8 @@ impl World {
                 generations: 0,
                 stale_store_until: 0,
                 enabled: true,
+                stays_down: false,
+                removed: false,
                 slow_freeze: false,
             })
             .collect();
@@ -114,8 +133,11 @@ impl World {
             now: 0,
             outbox: Vec::new(),
             prng,
+            configs: vec![plan.settings.clone()],
             plan,
             store,
+            backup: None,
+            restored: false,
             expiry_at: None,
             wal: Wal::default(),
             commits: Vec::new(),
@@ -129,8 +151,15 @@ impl World {
         }
     }
 
+    /// What operators want, as the store has it.
     pub fn settings(&self) -> &Settings {
-        &self.plan.settings
+        let number = self.store.config().map_or(0, |(number, _)| number);
+        &self.configs[number]
+    }
+
+    /// Of the whole run.
+    pub fn synchronous(&self) -> bool {
+        self.plan.settings.synchronous_mode != SyncMode::Off
     }
 
     pub fn say(&mut self, who: Option<usize>, what: impl FnOnce() -> String, code: u64) {
@@ -161,20 +190,16 @@ impl World {
     }
 
     pub fn local(&self, m: usize) -> Boot {
-        let member = &self.members[m];
-        let drift = i128::from(self.now) * i128::from(member.rate_ppm) / 1_000_000;
-        Boot((i128::from(member.boot_offset) + i128::from(self.now) + drift) as u64)
+        self.members[m].clock.shows(self.now)
     }
 
     /// When this member's clock will show that.
     pub fn true_time(&self, m: usize, at: Boot) -> Time {
-        let ahead = i128::from(at.since(self.local(m)).as_nanos() as u64);
-        let rate = i128::from(1_000_000 + self.members[m].rate_ppm);
-        self.now + (ahead * 1_000_000 / rate) as u64 + 1
+        self.members[m].clock.when(self.now, at)
     }
 
-    pub fn wall(&self) -> Wall {
-        Wall((self.now / 1000) as i64)
+    pub fn wall(&self, m: usize) -> Wall {
+        Wall((self.now / 1000) as i64 + self.members[m].clock.wall_off_us)
     }
 
     pub fn agent(&mut self, m: usize) -> Option<&mut Agent> {

@@ -223,6 +223,8 @@ impl Supervisor {
                 }
                 killed
             }
+            // Decided before its deadline, but we may have been stopped since.
+            Effect::Thaw if self.guard.deadline().is_some_and(|at| clock::boot() >= at) => Ok(()),
             Effect::Thaw => {
                 self.counters.thaws += 1;
                 self.groups.as_ref().map_or(Ok(()), |groups| groups.postgres.thaw())

@@ -252,7 +252,12 @@ fn diverged(v: &View) -> Option<Outcome> {
     let since = v.memory.not_streaming_since?;
     let (probe, leader) = (v.probe()?, ready_leader(v)?);
     let theirs = leader.timeline?;
-    if !probe.in_recovery || v.now.since(since) < NOT_STREAMING || theirs == probe.timeline {
+    // Nothing is stopped in a pause.
+    if !probe.in_recovery
+        || v.settings.paused
+        || v.now.since(since) < NOT_STREAMING
+        || theirs == probe.timeline
+    {
         return None;
     }
     match &v.server.leader_history {

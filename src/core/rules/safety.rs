@@ -90,8 +90,9 @@ fn found(v: &View) -> Option<Outcome> {
     if v.cluster().is_none() && v.store.failing_since.is_none() {
         return Some(Outcome::say(v, "waiting on etcd").wake(Duration::from_millis(300)));
     }
-    // While the key bears our name a promotion may have been ordered that the server has not
-    // carried out yet: it would be thawed as a standby and accept writes a moment later.
+    // A promotion may have been ordered that the server, frozen, has not carried out yet: it would
+    // be thawed as a standby and accept writes a moment later. While the key bears our name one may
+    // even be ordered just now.
     let promotable = v.leader().is_none_or(|key| key.name == v.name);
     // What pg_control says of a running server is what it is.
     let standby = !promotable
