@@ -50,6 +50,8 @@ pub struct Checks {
     /// Until then this member's overlap is excused, and why.
     excused_until: BTreeMap<usize, (Time, &'static str)>,
     last_primary: Option<usize>,
+    /// Who led when the pause began.
+    pub leader_at_pause: Option<String>,
     /// When an operator asked for another leader last.
     pub handover_asked: Option<Time>,
     /// The last deadline of a member with backends outside the control group.
@@ -181,9 +183,9 @@ impl World {
                     self.local(m) > kill_by.plus(FENCE)
                 }
                 Some((deadline, _)) => self.local(m) > deadline.plus(SENTINEL + FENCE),
-                None => self.phase(m) != Phase::Paused && !self.suspended(m),
+                None => self.phase(m) != Phase::Paused,
             };
-            let excused = self.excused(m).is_some();
+            let excused = self.excused(m).is_some() || self.suspended(m);
             if late && !excused {
                 let name = &self.members[m].name;
                 let what = format!(
@@ -312,7 +314,8 @@ impl World {
         let lately = self.checks.handover_asked.is_some_and(|at| self.now - at < 120 * SECOND);
         let requested = lately || store.failover.as_ref().is_some_and(|f| !f.value.is_empty());
         let recorded = store.pause_record.as_ref().map(|k| k.value.leader.as_str());
-        let owner = recorded == Some(self.members[m].name.as_str());
+        let owner = [recorded, self.checks.leader_at_pause.as_deref()]
+            .contains(&Some(self.members[m].name.as_str()));
         let Some(a) = self.members[m].agent.as_ref().filter(|a| a.settings.paused) else { return };
         let (wishes, memory) = (&a.wishes, &a.memory);
         let asked = requested
@@ -321,6 +324,7 @@ impl World {
             || wishes.stop
             || memory.restarting
             || memory.reinitializing
+            || memory.copied_at.is_some()
             || memory.switchover.is_some();
         let since = a.paused_since;
         let ended = self.members[m].supervisor.as_ref().and_then(|s| s.last_exit);

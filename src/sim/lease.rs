@@ -154,6 +154,7 @@ async fn relet_held(
     };
     remember(ctx, lock, Held { lease: Some(old), next: Some(next) }).await?;
     if next.ttl < old.ttl {
+        confirm_held(ctx, lock, within).await?;
         order(ctx, Order::Retune(next.ttl)).await?;
     }
     let name = ctx.with(|w| w.members[ctx.m].name.clone());

@@ -29,6 +29,9 @@ impl World {
         if settings == *before || self.store.config().is_none() {
             return;
         }
+        if settings.paused && !before.paused {
+            self.checks.leader_at_pause = self.leader_name();
+        }
         self.configs.push(settings);
         let writes = vec![Write::Config(self.configs.len() - 1)];
         self.store.handle(Request::Transaction { compares: Vec::new(), writes }, self.now);

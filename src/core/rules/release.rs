@@ -202,6 +202,11 @@ fn done(v: &View) -> Option<Outcome> {
         let reason = "processes of a stopped PostgreSQL are left".to_owned();
         return Some(Outcome::say(v, reason.clone()).act(Action::Fence { reason }));
     }
+    if v.server.shm_attached {
+        // A backend that left the control group may still acknowledge: no signal of ours finds it.
+        let why = "a process of a dead PostgreSQL is outside the control group: waiting for its end";
+        return Some(Outcome::say(v, why).wake(SOON * 4));
+    }
     let tenure = v.guard.tenure.filter(|t| v.guard.burned != Some(*t));
     match tenure.filter(|_| v.holds_key()) {
         // Crashed rather than shut down: nothing acknowledges any more, the key may go.
