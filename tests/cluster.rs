@@ -135,7 +135,7 @@ fn run(cluster: &str, settings: Settings, scenarios: &[Scenario]) {
     }
 }
 
-fn run_one(lab: &mut Lab, cluster: &str, name: &str, scenario: fn(&mut Lab)) {
+pub fn run_one(lab: &mut Lab, cluster: &str, name: &str, scenario: impl FnOnce(&mut Lab)) {
     let before = leader(lab);
     let from = lab.writer().now();
     println!("{cluster}: {name} …");
@@ -180,7 +180,7 @@ fn check_means(lab: &Lab, wanted: Means) {
     assert_eq!(means, expected, "the fencing means that the leader reports");
 }
 
-fn leader(lab: &Lab) -> u8 {
+pub fn leader(lab: &Lab) -> u8 {
     lab.wait_leader(None, Duration::from_secs(30))
 }
 
@@ -240,7 +240,7 @@ fn agent_killed(lab: &mut Lab) {
 
 /// PostgreSQL did not notice: same leader, same postmaster, no pause in the writes, no connection
 /// lost.
-fn assert_untouched(lab: &mut Lab, leader: u8, postmaster: Option<i32>, from: Duration) {
+pub fn assert_untouched(lab: &mut Lab, leader: u8, postmaster: Option<i32>, from: Duration) {
     assert_eq!(lab.wait_leader(None, Duration::from_secs(10)), leader);
     assert_eq!(lab.member(leader).postmaster(), postmaster, "the postmaster");
     assert_eq!(lab.writer().broken_since(from, leader), Vec::<String>::new());
@@ -477,7 +477,7 @@ fn paused_isolated(lab: &mut Lab) {
 }
 
 /// A connection that was cut "streams" for as long as TCP waits before it sends again.
-fn wait_caught_up(lab: &Lab, leader: u8) {
+pub fn wait_caught_up(lab: &Lab, leader: u8) {
     let newest = lab.writer().newest().expect("a row").seq;
     for replica in lab.numbers().filter(|&n| n != leader) {
         let sql = format!("SELECT 1 FROM written WHERE seq = {newest}");

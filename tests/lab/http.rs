@@ -11,6 +11,8 @@ const BODY_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
+    /// The header lines, as they came.
+    pub head: Vec<String>,
     pub body: String,
 }
 
@@ -39,5 +41,7 @@ pub fn request(
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok(Answer { status: status.ok_or(io::ErrorKind::InvalidData)?, body: body.to_owned() })
+    let head_lines = head.lines().skip(1).map(str::to_owned).collect();
+    let status = status.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Answer { status, head: head_lines, body: body.to_owned() })
 }

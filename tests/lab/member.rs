@@ -12,13 +12,14 @@ use nix::sys::signal::Signal;
 use super::net::{Host, Network};
 use super::process::{self, child_with, control_groups, lives, signal};
 use super::wait::wait_until;
-use super::{Means, Settings, config, make_directory, postgres_user, run_as_postgres};
+use super::{Means, Product, Settings, config, make_directory, postgres_user, run_as_postgres};
 
 pub struct Member {
     pub number: u8,
+    pub product: Product,
     directory: PathBuf,
     /// The program and its first arguments.
-    command: Vec<String>,
+    program: Vec<String>,
     control_group: Option<PathBuf>,
     namespace: PathBuf,
     child: Option<Child>,
@@ -36,19 +37,25 @@ impl Member {
         let host = Host::Member(number);
         let directory = base.join(format!("m{number}"));
         make_directory(&directory);
-        let file = directory.join("config.yml");
-        fs::write(&file, config::render(settings, number, &directory)).expect("configuration");
+        let text = config::render(settings, number, &directory);
+        fs::write(directory.join("config.yml"), text).expect("configuration");
         let control_group = match settings.means {
             Means::ControlGroup => Some(make_control_group(&network.unique_name(host))),
             Means::Descent => None,
         };
-        let mut command = program.to_vec();
-        if let Some(path) = &control_group {
-            command.extend(["--cgroup".to_owned(), path.display().to_string()]);
-        }
-        command.push(file.display().to_string());
+        let (product, program) = (settings.product, program.to_vec());
         let namespace = network.path(host);
-        Member { number, directory, command, control_group, namespace, child: None }
+        Member { number, product, directory, program, control_group, namespace, child: None }
+    }
+
+    /// What its next start runs.
+    pub fn set_program(&mut self, product: Product, program: &[String]) {
+        assert!(self.child.is_none(), "{} runs", self.name());
+        (self.product, self.program) = (product, program.to_vec());
+    }
+
+    pub fn configuration(&self) -> PathBuf {
+        self.directory.join("config.yml")
     }
 
     pub fn name(&self) -> String {
@@ -73,8 +80,14 @@ impl Member {
         assert!(self.child.is_none(), "{} runs already", self.name());
         let log = File::options().create(true).append(true).open(self.directory.join("log"));
         let log = log.expect("log file");
-        let mut command =
-            run_as_postgres(&self.namespace, self.control_group.as_deref(), &self.command);
+        // Patroni knows no control groups: it runs beside them, as another unit would.
+        let group = self.control_group.as_ref().filter(|_| self.product == Product::Pgvigil);
+        let mut command = self.program.clone();
+        if let Some(path) = group {
+            command.extend(["--cgroup".to_owned(), path.display().to_string()]);
+        }
+        command.push(self.configuration().display().to_string());
+        let mut command = run_as_postgres(&self.namespace, group.map(PathBuf::as_path), &command);
         let command = command.current_dir(&self.directory).stdin(Stdio::null());
         let command = command.stdout(log.try_clone().expect("log file")).stderr(log);
         self.child = Some(command.spawn().expect("the member's program"));

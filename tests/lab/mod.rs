@@ -5,6 +5,7 @@
 //! a killed run left behind, the next one removes.
 
 pub mod config;
+pub mod ctl;
 pub mod etcd;
 pub mod http;
 pub mod judge;
@@ -16,7 +17,7 @@ pub mod view;
 pub mod wait;
 pub mod writer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,7 @@ const LOG_LINES: usize = 40;
 /// The longest wait for a REST answer or a query.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Product {
     Pgvigil,
     Patroni,
@@ -68,6 +69,7 @@ pub enum Means {
 
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Of all members, until [`Lab::set_product`] says otherwise.
     pub product: Product,
     pub means: Means,
     pub members: u8,
@@ -127,7 +129,9 @@ pub struct Lab {
     members: Vec<Member>,
     etcds: Vec<Etcd>,
     pub network: Network,
-    _base: tempfile::TempDir,
+    /// The start of each product's command line, once it was needed.
+    programs: BTreeMap<Product, Vec<String>>,
+    base: tempfile::TempDir,
 }
 
 impl Lab {
@@ -140,15 +144,16 @@ impl Lab {
             .chain((1..=settings.etcds).map(Host::Etcd))
             .chain((1..=settings.members).map(Host::Member));
         let network = Network::new(hosts.collect());
-        let program = install(settings.product, base.path());
+        let product = settings.product;
+        let programs = BTreeMap::from([(product, install(product, base.path()))]);
         let members = (1..=settings.members)
-            .map(|n| Member::new(&settings, n, base.path(), &program, &network))
+            .map(|n| Member::new(&settings, n, base.path(), &programs[&product], &network))
             .collect();
         let mut etcds: Vec<Etcd> = (1..=settings.etcds)
             .map(|n| Etcd::new(n, settings.etcds, base.path(), &network))
             .collect();
         etcds.iter_mut().for_each(Etcd::start);
-        let lab = Lab { settings, writer: None, members, etcds, network, _base: base };
+        let lab = Lab { settings, writer: None, members, etcds, network, programs, base };
         lab.etcd_leader();
         lab
     }
@@ -175,8 +180,34 @@ impl Lab {
         self.writer.as_ref().expect("a bootstrapped laboratory")
     }
 
+    /// Ends the writers, for good.
+    pub fn stop_writing(&mut self) {
+        self.writer = None;
+    }
+
     pub fn member(&mut self, number: u8) -> &mut Member {
         &mut self.members[usize::from(number) - 1]
+    }
+
+    pub fn product(&self, number: u8) -> Product {
+        self.members[usize::from(number) - 1].product
+    }
+
+    /// From its next start on this stopped member runs the other program, with the same
+    /// configuration on the same directory.
+    pub fn set_product(&mut self, number: u8, product: Product) {
+        let program = self.program(product);
+        self.member(number).set_program(product, &program);
+    }
+
+    /// The start of the product's command line.
+    pub fn program(&mut self, product: Product) -> Vec<String> {
+        let base = self.base.path();
+        self.programs.entry(product).or_insert_with(|| install(product, base)).clone()
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.base.path()
     }
 
     pub fn numbers(&self) -> impl Iterator<Item = u8> + use<> {
@@ -194,8 +225,20 @@ impl Lab {
 
     /// Asks a member's REST API from the client's host.
     pub fn ask(&self, member: u8, method: &str, path: &str, body: &str) -> Option<http::Answer> {
+        self.ask_within(member, method, path, body, ANSWER_WITHIN)
+    }
+
+    /// ... what may take longer.
+    pub fn ask_within(
+        &self,
+        member: u8,
+        method: &str,
+        path: &str,
+        body: &str,
+        within: Duration,
+    ) -> Option<http::Answer> {
         let server = Host::Member(member).socket(REST_PORT);
-        let ask = || http::request(server, method, path, body, ANSWER_WITHIN).ok();
+        let ask = || http::request(server, method, path, body, within).ok();
         self.network.at(Host::Client, ask)
     }
 

@@ -1,0 +1,16 @@
+//! Where pgvigil's answers differ from Patroni's, and are meant to.
+
+use crate::lab::Product;
+
+pub struct Difference {
+    pub id: &'static str,
+    /// What is asked.
+    pub at: &'static str,
+    pub what: &'static str,
+    pub why: &'static str,
+    /// The answer without the difference; `None` where it does not occur. What it does not
+    /// recognize it leaves alone, so that anything else is still found.
+    pub mend: fn(&str, Product, &str) -> Option<String>,
+}
+
+pub const DIFFERENCES: &[Difference] = &[];

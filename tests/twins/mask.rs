@@ -1,0 +1,113 @@
+//! What two answers to one question cannot have in common is replaced by a sign for its kind, so
+//! that everything else, order and spaces included, can be compared.
+
+/// Of these fields the value differs from moment to moment or from member to member. Numbers and
+/// texts stay distinguishable.
+const FIELDS: &[&str] = &[
+    "postmaster_start_time",
+    "dcs_last_seen",
+    "location",
+    "received_location",
+    "replayed_location",
+    "replayed_timestamp",
+];
+
+pub fn mask(answer: &str) -> String {
+    let mut text = answer.to_owned();
+    for number in 1..=3 {
+        text = text.replace(&format!("10.77.0.1{number}"), "10.77.0.1x");
+        text = names(&text, number);
+    }
+    for field in FIELDS {
+        text = values(&text, field);
+    }
+    times(&text)
+}
+
+/// The member's name, where it stands by itself.
+fn names(text: &str, number: u8) -> String {
+    let name = format!("m{number}");
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(&name) {
+        let (before, found) = rest.split_at(at);
+        let after = &found[name.len()..];
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let alone = !before.chars().next_back().is_some_and(word) && !after.starts_with(word);
+        out.push_str(before);
+        out.push_str(if alone { "mX" } else { &name });
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The value of a JSON field: `"<text>"` or `<number>`; `null` and lists stay.
+fn values(text: &str, field: &str) -> String {
+    let key = format!("\"{field}\": ");
+    let mut parts = text.split(&key);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(&key);
+        let quoted = part.strip_prefix('"').and_then(|rest| rest.find('"').map(|end| end + 2));
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        match (quoted, digits) {
+            (Some(end), _) => {
+                out.push_str("\"<text>\"");
+                out.push_str(&part[end..]);
+            }
+            (None, 0) => out.push_str(part),
+            (None, end) => {
+                out.push_str("<number>");
+                out.push_str(&part[end..]);
+            }
+        }
+    }
+    out
+}
+
+/// `2026-11-21 10:24:12`, with a `T`, a fraction and an offset from UTC if they are there.
+fn times(text: &str) -> String {
+    const SHAPE: &[u8] = b"0000-00-00 00:00:00";
+    let bytes = text.as_bytes();
+    let fits = |at: usize| {
+        bytes.get(at..at + SHAPE.len()).is_some_and(|found| {
+            found.iter().zip(SHAPE).all(|(&b, &s)| match s {
+                b'0' => b.is_ascii_digit(),
+                b' ' => b == b' ' || b == b'T',
+                _ => b == s,
+            })
+        })
+    };
+    let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    let (mut out, mut from, mut at) = (String::new(), 0, 0);
+    while at < bytes.len() {
+        if !fits(at) || text[at..].starts_with("2100") {
+            at += 1;
+            continue;
+        }
+        out.push_str(&text[from..at]);
+        out.push_str("<time>");
+        at += SHAPE.len();
+        if bytes.get(at) == Some(&b'.') && digit(at + 1) {
+            at += 1;
+            while digit(at) {
+                at += 1;
+            }
+        }
+        from = at;
+    }
+    out.push_str(&text[from..]);
+    out
+}
+
+#[test]
+fn only_what_must_differ_is_masked() {
+    let text = "{\"name\": \"m1\", \"mem1\": \"m10\", \"host\": \"10.77.0.12\", \"dcs_last_seen\": 17, \
+                \"replayed_timestamp\": null, \"at\": \"2026-11-21 10:24:12.23+00:00\", \"n\": 3}";
+    let masked = "{\"name\": \"mX\", \"mem1\": \"m10\", \"host\": \"10.77.0.1x\", \
+                  \"dcs_last_seen\": <number>, \"replayed_timestamp\": null, \
+                  \"at\": \"<time>+00:00\", \"n\": 3}";
+    assert_eq!(mask(text), masked);
+    assert_eq!(mask("at 2100-01-01T00:00:00+00:00"), "at 2100-01-01T00:00:00+00:00");
+}

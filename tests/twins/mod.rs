@@ -1,0 +1,96 @@
+//! Patroni and pgvigil side by side: the same question to a member of each, or by the
+//! command-line tool of each, in the same state of one cluster. After masking what no two moments
+//! have in common (times, positions, names) the answers must be equal, except for what
+//! [`differences`] lists; docs/COMPATIBILITY.md shows that list.
+
+mod ctl;
+mod differences;
+mod mask;
+mod rest;
+
+use std::collections::BTreeMap;
+
+use differences::DIFFERENCES;
+
+use crate::cluster::impossible;
+use crate::lab::Product::{Patroni, Pgvigil};
+use crate::lab::{Lab, Product, Settings};
+use crate::mixed::arrange;
+
+#[test]
+fn answers_are_equal() {
+    let settings = Settings::default();
+    if let Some(reason) = impossible(&settings) {
+        println!("twins: SKIPPED, {reason}");
+        return;
+    }
+    let mut lab = Lab::new(settings);
+    for (number, product) in [(1, Patroni), (2, Pgvigil), (3, Patroni)] {
+        lab.set_product(number, product);
+    }
+    lab.bootstrap();
+    // From here on nobody writes: positions stay what they are.
+    lab.stop_writing();
+    arrange(&mut lab, 2, Patroni);
+    let mut book = Book::default();
+    rest::ask_everything(&mut lab, &mut book);
+    ctl::run_everything(&mut lab, &mut book);
+    let mut wrong = book.compare();
+    let idle = DIFFERENCES.iter().filter(|d| !book.met.contains(d.id));
+    wrong.extend(idle.map(|d| format!("the difference {} was not met: it is none any more", d.id)));
+    println!("twins: {} questions were answered by both", book.compared);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// What was asked in which circumstances, and what each product answered.
+#[derive(Default)]
+struct Book {
+    answers: BTreeMap<(String, String), BTreeMap<Product, String>>,
+    met: std::collections::BTreeSet<&'static str>,
+    compared: usize,
+}
+
+impl Book {
+    /// Writes an answer down. Of several members of one product the first counts.
+    fn note(&mut self, circumstances: &str, question: &str, product: Product, answer: &str) {
+        let key = (circumstances.to_owned(), question.to_owned());
+        let mut text = mask::mask(answer);
+        for difference in DIFFERENCES {
+            if let Some(mended) = (difference.mend)(question, product, &text) {
+                self.met.insert(difference.id);
+                text = mended;
+            }
+        }
+        self.answers.entry(key).or_default().entry(product).or_insert(text);
+    }
+
+    /// Every pair that is not equal, and every question that only one was asked.
+    fn compare(&mut self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for ((circumstances, question), answers) in &self.answers {
+            let heading = format!("==== {circumstances}: {question}");
+            let (Some(patroni), Some(pgvigil)) = (answers.get(&Patroni), answers.get(&Pgvigil))
+            else {
+                wrong.push(format!("{heading}\nonly {:?} answered", answers.keys()));
+                continue;
+            };
+            self.compared += 1;
+            if patroni != pgvigil {
+                wrong.push(format!("{heading}\n{}", difference(patroni, pgvigil)));
+            }
+        }
+        wrong
+    }
+}
+
+/// The lines of which the two are not agreed.
+fn difference(patroni: &str, pgvigil: &str) -> String {
+    let (theirs, ours): (Vec<_>, Vec<_>) = (patroni.lines().collect(), pgvigil.lines().collect());
+    let missing = theirs.iter().filter(|line| !ours.contains(line)).map(|l| format!("patroni: {l}"));
+    let added = ours.iter().filter(|line| !theirs.contains(line)).map(|l| format!("pgvigil: {l}"));
+    let mut lines: Vec<String> = missing.chain(added).collect();
+    if lines.is_empty() {
+        lines = vec![format!("patroni: {patroni:?}"), format!("pgvigil: {pgvigil:?}")];
+    }
+    lines.join("\n")
+}
