@@ -19,6 +19,10 @@ need protoc protobuf-compiler
 need cc gcc libc6-dev
 need ip iproute2
 need setpriv util-linux
+# Clients of a cluster, for the tests.
+need haproxy haproxy
+need promtool prometheus
+need arping iputils-arping
 [ -d /usr/include/google/protobuf ] || missing="$missing libprotobuf-dev"
 # Patroni in the benchmark is installed into a virtual environment.
 [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import ensurepip' 2>/dev/null ||
@@ -60,7 +64,10 @@ echo "setup: apt-get update"
 apt-get -q=2 update
 # shellcheck disable=SC2086
 apt-get -q=2 -o Dpkg::Use-Pty=0 install --yes --no-install-recommends $missing
-case " $missing " in
-*" etcd-server "*) update-rc.d etcd disable >/dev/null 2>&1 || true ;; # nor at the next boot
-esac
+# Nor at the next boot.
+for pair in etcd-server:etcd haproxy:haproxy prometheus:prometheus; do
+    case " $missing " in
+    *" ${pair%:*} "*) update-rc.d "${pair#*:}" disable >/dev/null 2>&1 || true ;;
+    esac
+done
 echo "setup: done"

@@ -96,8 +96,7 @@ pub fn arrange(lab: &mut Lab, patronis: usize, leading: Product) {
         match lab.numbers().find(|&n| n != leader && lab.product(n) != to) {
             Some(replica) => exchange(lab, replica, to),
             None => {
-                let present = lab.product(leader);
-                let heir = candidate(lab, present);
+                let heir = candidate(lab, to);
                 switch_to(lab, heir, to);
             }
         }
@@ -153,7 +152,7 @@ pub fn make_synchronous(lab: &mut Lab, wanted: Product) -> u8 {
 }
 
 /// By this product's ctl.
-fn switch_to(lab: &mut Lab, candidate: u8, by: Product) {
+pub fn switch_to(lab: &mut Lab, candidate: u8, by: Product) {
     let (from, to) = (format!("m{}", leader(lab)), format!("m{candidate}"));
     let arguments = ["switchover", "--leader", &from, "--candidate", &to, "--force"];
     let said = lab.ctl(by, &arguments);

@@ -2,6 +2,7 @@
 
 mod api;
 mod bench;
+mod clients;
 mod cluster;
 mod dcs;
 mod docs;
@@ -15,6 +16,7 @@ mod rig;
 mod sim;
 mod supervisor;
 mod tidy;
+mod tutorials;
 mod twins;
 mod wrong_input;
 mod yaml;

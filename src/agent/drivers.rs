@@ -134,7 +134,9 @@ impl Drivers {
     pub fn take_dynamic(self: &Arc<Self>, cluster: &Cluster, patroni_members: bool) -> bool {
         let Some(stored) = &cluster.config else { return false };
         let mut slot = self.locked();
-        if slot.1 == stored.mod_revision && slot.2 == patroni_members {
+        // With the last Patroni's going, or the first one's coming, the same text means other times.
+        let same_floor = slot.2 == patroni_members;
+        if slot.1 == stored.mod_revision && same_floor {
             return false;
         }
         let known = slot.1;
@@ -145,7 +147,7 @@ impl Drivers {
             tracing::error!("the key /config holds no JSON object; the old configuration stays");
             return false;
         };
-        if slot.0.dynamic == dynamic && known != 0 && slot.2 == patroni_members {
+        if slot.0.dynamic == dynamic && known != 0 && same_floor {
             return false;
         }
         slot.0 = Arc::new(Setup::new(slot.0.local.clone(), dynamic, patroni_members));

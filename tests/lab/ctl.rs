@@ -1,8 +1,11 @@
-//! Command-line tools of both products, run at the client's host as `postgres`.
+//! Other programs of the laboratory: the command-line tools of both products, run at the client's
+//! host as `postgres`, and what runs beside the members.
 
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::symlink;
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
 use super::net::Host;
 use super::{Lab, Product, run_as_postgres};
@@ -60,5 +63,42 @@ impl Lab {
         let output = child.wait_with_output().expect("its end");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// A program beside the members, ended when it is dropped.
+pub struct Beside {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Beside {
+    /// What it printed.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("---- {}\n{}", self.log.display(), self.log());
+        }
+    }
+}
+
+impl Lab {
+    /// Starts a program at a host, as root: it may change the host's addresses.
+    pub fn beside(&self, host: Host, name: &str, command: &[String]) -> Beside {
+        let log = self.directory().join(format!("{name}-{host}.log"));
+        let file = File::create(&log).expect("a log");
+        let mut full = Command::new("nsenter");
+        full.arg(format!("--net={}", self.network.path(host).display())).args(command);
+        full.env_clear().env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        full.env("HOME", self.directory()).current_dir(self.directory()).stdin(Stdio::null());
+        full.stdout(file.try_clone().expect("a log")).stderr(file);
+        Beside { child: full.spawn().expect("nsenter"), log }
     }
 }

@@ -282,12 +282,21 @@ impl Lab {
     pub fn query(&self, member: u8, sql: &str) -> Result<Vec<Vec<Option<String>>>, String> {
         let mut target = target("postgres");
         target.host(Host::Member(member).address().to_string());
+        self.query_at(&target, sql).map_err(|error| format!("m{member}: {error}"))
+    }
+
+    /// ... on whatever this leads to from the client's host.
+    pub fn query_at(
+        &self,
+        target: &Config,
+        sql: &str,
+    ) -> Result<Vec<Vec<Option<String>>>, String> {
         self.network.at(Host::Client, || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
-                let work = query(&target, sql);
+                let work = query(target, sql);
                 let limit = tokio::time::timeout(Duration::from_secs(30), work);
-                limit.await.map_err(|_| format!("m{member}: no answer to {sql}"))?
+                limit.await.map_err(|_| format!("no answer to {sql}"))?
             })
         })
     }

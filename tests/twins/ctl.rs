@@ -6,7 +6,7 @@ use crate::lab::Product::{Patroni, Pgvigil};
 use crate::lab::ctl::Said;
 use crate::lab::wait::wait_until;
 use crate::lab::{Lab, Product};
-use crate::mixed::SOON;
+use crate::mixed::{SOON, switch_to};
 
 /// What changes nothing. LEADER and REPLICA stand for the names of the two.
 const ASKED: &[&[&str]] = &[
@@ -70,7 +70,6 @@ const ASKED: &[&[&str]] = &[
     &["flush", "lab", "switchover"],
     &["flush", "lab", "nosuch"],
     &["flush", "lab"],
-    &["switchover", "--force"],
     &["switchover", "--leader", "nosuch", "--force"],
     &["switchover", "--leader", "LEADER", "--candidate", "nosuch", "--force"],
     &["switchover", "--leader", "LEADER", "--candidate", "LEADER", "--force"],
@@ -164,7 +163,11 @@ pub fn run_everything(lab: &mut Lab, book: &mut Book) {
     for (arguments, input) in TOLD {
         pair(lab, book, arguments, input);
     }
+    let begin = leader(lab);
     for product in [Patroni, Pgvigil] {
+        if leader(lab) != begin {
+            switch_to(lab, begin, product);
+        }
         for (turn, arguments) in DONE.iter().enumerate() {
             let arguments = filled(lab, arguments);
             let said = run(lab, product, &arguments, "");

@@ -310,18 +310,21 @@ fn synchronous(lab: &mut Lab, book: &mut Book, leads: Product) {
 }
 
 /// What takes its time and succeeds.
-fn acted_upon(lab: &Lab, book: &mut Book) {
+fn acted_upon(lab: &mut Lab, book: &mut Book) {
     for number in lab.numbers() {
         tell_one(lab, book, number, "plain", "POST /restart", "{}");
         lab.wait_healthy("restarted", SOON);
     }
+    let leads = leader(lab);
     for number in lab.numbers() {
+        let before = lab.member(number).postmaster();
         tell_one(lab, book, number, "plain", "POST /reinitialize", "");
-        wait_until("the end of the copy", SOON, || {
-            let view = lab.view(number)?;
-            let line = view.members.iter().find(|line| line.number == number)?;
-            ["streaming", "running"].contains(&line.state.as_str()).then_some(())
-        });
+        if number != leads {
+            let member = lab.member(number);
+            wait_until("another postmaster", SOON, || {
+                member.postmaster().filter(|_| member.postmaster() != before)
+            });
+        }
         lab.wait_healthy("copied", SOON);
     }
 }
