@@ -419,7 +419,7 @@ fn unseen_promotions(lab: &mut Lab) {
 }
 
 /// Changes `/config`; by any member that answers.
-fn configure(lab: &Lab, patch: &str) {
+pub fn configure(lab: &Lab, patch: &str) {
     wait_until(patch, Duration::from_secs(30), || {
         let answer = |n| lab.ask(n, "PATCH", "/config", patch);
         lab.numbers().find_map(|n| answer(n).filter(|answer| answer.status == 200))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::cluster::{assert_untouched, impossible, leader, run_one, wait_caught_up};
+use crate::cluster::{assert_untouched, configure, impossible, leader, run_one, wait_caught_up};
 use crate::lab::Product::{Patroni, Pgvigil};
 use crate::lab::ctl::Said;
 use crate::lab::process::signal;
@@ -71,6 +71,8 @@ fn there_and_back_again() {
     let mut lab = Lab::new(settings);
     lab.numbers().for_each(|number| lab.set_product(number, Patroni));
     lab.bootstrap();
+    // A Patroni that bootstraps writes what it takes the file's values for.
+    configure(&lab, r#"{"ttl":5,"retry_timeout":2}"#);
     let from = lab.writer().now();
     for step in steps {
         run_one(&mut lab, "mixed", step.name, |lab| {

@@ -141,10 +141,11 @@ fn tutorials_start_a_cluster() {
         wait_until("a streaming replica", SOON, || {
             second.get("/replica?replication_state=streaming").filter(|a| a.status == 200)
         });
-        let (code, list) = first.ctl(&["list", "-f", "tsv"]);
-        assert_eq!(code, Some(0), "{list}");
-        assert_eq!(list.matches("\tLeader\trunning\t").count(), 1, "{list}");
-        assert_eq!(list.matches("\tReplica\tstreaming\t").count(), 1, "{list}");
+        wait_until("a list of both", SOON, || {
+            let (_, list) = first.ctl(&["list", "-f", "tsv"]);
+            let lines = ["\tLeader\trunning\t", "\tReplica\tstreaming\t"];
+            lines.iter().all(|line| list.matches(line).count() == 1).then_some(())
+        });
         for member in [&first, &second] {
             let log = member.log();
             assert!(!log.contains("ERROR") && !log.contains("CRITICAL"), "{log}");

@@ -26,7 +26,7 @@ pub struct Local {
     pub bootstrap: Bootstrap,
     pub etcd: EtcdSection,
     pub tags: Tags,
-    /// As written, for the REST API.
+    /// As written, without those that Patroni does not show: for the REST API and the member key.
     pub tag_values: BTreeMap<String, Value>,
     pub log: Log,
     pub ctl: Ctl,

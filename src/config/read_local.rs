@@ -48,7 +48,7 @@ pub fn read(root: &Node, report: &mut Report) -> Local {
         bootstrap: reading.bootstrap(top.sub("bootstrap")),
         etcd,
         tags,
-        tag_values,
+        tag_values: tags::shown(&tag_values),
         log: Log { level: level(top.sub("log").text("level")) },
         ctl: ctl(top.sub("ctl")),
         watchdog: watchdog(top.sub("watchdog")),

@@ -46,6 +46,11 @@ pub fn of(values: &BTreeMap<String, Value>) -> (Tags, Vec<String>) {
 }
 
 fn published(values: &BTreeMap<String, Value>) -> BTreeMap<String, String> {
+    shown(values).into_iter().map(|(name, value)| (name, value.to_string())).collect()
+}
+
+/// What others get to see of the tags as they were written.
+pub fn shown(values: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     let kept = |name: &str, value: &Value| {
         let matching = match name {
             "nofailover" => values.contains_key("failover_priority"),
@@ -55,7 +60,7 @@ fn published(values: &BTreeMap<String, Value>) -> BTreeMap<String, String> {
         !BOOLEANS.contains(&name) || matching || units::boolean(value) != Some(false)
     };
     let kept = values.iter().filter(|(name, value)| kept(name, value));
-    kept.map(|(name, value)| (name.clone(), value.to_string())).collect()
+    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 #[cfg(test)]

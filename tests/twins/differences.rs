@@ -1,5 +1,6 @@
 //! Where pgvigil's answers differ from Patroni's, and are meant to.
 
+use super::mask;
 use crate::lab::Product;
 
 pub struct Difference {
@@ -13,4 +14,14 @@ pub struct Difference {
     pub mend: fn(&str, Product, &str) -> Option<String>,
 }
 
-pub const DIFFERENCES: &[Difference] = &[];
+pub const DIFFERENCES: &[Difference] = &[Difference {
+    id: "vigil",
+    at: "status documents",
+    what: "the object `vigil` stands last",
+    why: "what only pgvigil knows: fencing, the rule that fired, its own version",
+    mend: |_, product, text| ours(product).and_then(|()| mask::without_vigil(text)),
+}];
+
+fn ours(product: Product) -> Option<()> {
+    (product == Product::Pgvigil).then_some(())
+}

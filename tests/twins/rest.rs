@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Book;
+use super::{Book, mask};
 use crate::cluster::leader;
 use crate::lab::Product::{Patroni, Pgvigil};
 use crate::lab::wait::{let_pass, wait_until};
@@ -154,7 +154,8 @@ fn settled(ask: impl Fn() -> String) -> String {
     wait_until("a settled answer", SOON, || {
         let_pass(Duration::from_millis(20));
         let now = ask();
-        let same = super::mask::mask(&now) == super::mask::mask(&last);
+        let plain = |text: &str| mask::mask(&mask::without_vigil(text).unwrap_or(text.to_owned()));
+        let same = plain(&now) == plain(&last);
         last = now;
         same.then(|| last.clone())
     })
