@@ -36,6 +36,14 @@ fn everybody_follows_the_leader() {
         return;
     }
     let mut lab = Lab::new(settings);
+    for number in lab.numbers() {
+        // The address comes and goes: whoever wants to be reached by it listens on all.
+        let own = format!("listen: {}:5432", Host::Member(number).address());
+        let (local, both) =
+            ("- local all", "- host all all 127.0.0.1/32 scram-sha-256\n  - local all");
+        lab.member(number)
+            .configure(|text| text.replace(&own, "listen: 0.0.0.0:5432").replacen(local, both, 1));
+    }
     lab.bootstrap();
     let _proxy = haproxy(&lab);
     let _prometheus = prometheus(&lab);
@@ -63,7 +71,8 @@ fn check(lab: &mut Lab, when: &str) {
     });
     let insert = "CREATE TABLE IF NOT EXISTS routed (at timestamptz); \
                   INSERT INTO routed VALUES (now())";
-    through(lab, "127.0.0.1", WRITES, insert).expect("a write through HAProxy");
+    // HAProxy takes every server for good until its first check.
+    wait_until("a write through HAProxy", SOON, || through(lab, "127.0.0.1", WRITES, insert).ok());
     wait_until("HAProxy to route reads to both replicas", SOON, || {
         let sql = "SELECT pg_is_in_recovery(), inet_server_addr()";
         let mut hosts = std::collections::BTreeSet::new();

@@ -6,19 +6,19 @@ use std::fs;
 use pgvigil::config::keys::{DYNAMIC, Key, Kind, LOCAL, UNSUPPORTED, UNSUPPORTED_DYNAMIC};
 use pgvigil::core::decide::rules;
 
-fn read(path: &str) -> String {
+pub fn read(path: &str) -> String {
     let whole = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
     fs::read_to_string(&whole).unwrap_or_else(|error| panic!("{whole}: {error}"))
 }
 
 /// The rows of the table below this heading, whose first cell is code.
-fn rows(text: &str, heading: &str) -> Vec<String> {
+pub fn rows(text: &str, heading: &str) -> Vec<String> {
     let lines = text.lines().skip_while(|line| *line != heading).skip(1);
     let lines = lines.take_while(|line| !line.starts_with('#'));
     lines.filter(|line| line.starts_with("| `")).map(str::to_owned).collect()
 }
 
-fn same(found: &[String], wanted: &[String], file: &str) {
+pub fn same(found: &[String], wanted: &[String], file: &str) {
     assert!(
         found == wanted,
         "{file} is behind the code; its table should be\n{}",

@@ -28,12 +28,7 @@ struct Step {
     run: fn(&mut Lab),
 }
 
-const fn step(
-    patronis: usize,
-    leader: Product,
-    name: &'static str,
-    run: fn(&mut Lab),
-) -> Step {
+const fn step(patronis: usize, leader: Product, name: &'static str, run: fn(&mut Lab)) -> Step {
     Step { name, patronis, leader, run }
 }
 

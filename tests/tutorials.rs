@@ -159,9 +159,8 @@ fn render(tutorial: &Tutorial, member: &Member, etcd: &Etcd) -> String {
     let url = &etcd.urls()[0];
     let address = url.strip_prefix("http://").expect("no TLS");
     let Tutorial { store, users, more, .. } = tutorial;
-    let restapi = format!(
-        "restapi:\n  listen: 127.0.0.1:{rest}\n  connect_address: 127.0.0.1:{rest}\n"
-    );
+    let restapi =
+        format!("restapi:\n  listen: 127.0.0.1:{rest}\n  connect_address: 127.0.0.1:{rest}\n");
     // One section, whatever the tutorial adds to it.
     let (restapi, more) = match more.trim_start().strip_prefix("restapi:\n") {
         Some(added) => (restapi + added, String::new()),

@@ -2,13 +2,44 @@
 //! host as `postgres`, and what runs beside the members.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
 
 use super::net::Host;
 use super::{Lab, Product, run_as_postgres};
+
+/// Python's click refuses to work without a locale that knows it.
+const UTF_8: &str = "C.UTF-8";
+
+/// Patroni's tool, loaded once: Python needs half a second for it.
+pub struct Patronictl {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Patronictl {
+    fn run(&mut self, arguments: &[&str], told: &str) -> Said {
+        writeln!(self.input, "{}", json!([arguments, told])).expect("a pipe");
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("a line");
+        let said: Value = serde_json::from_str(&line).expect("JSON");
+        let text = |field: &str| said[field].as_str().expect("a text").to_owned();
+        let code = said["code"].as_i64().and_then(|code| i32::try_from(code).ok());
+        Said { code, out: text("out"), err: text("err") }
+    }
+}
+
+impl Drop for Patronictl {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
 
 /// What a command printed, and its exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,33 +58,42 @@ impl Lab {
     /// ... with answers to its questions.
     pub fn ctl_told(&mut self, product: Product, arguments: &[&str], input: &str) -> Said {
         let file = self.member(1).configuration().display().to_string();
-        let mut command = self.patronictl(product);
-        command.extend(["-c".to_owned(), file]);
-        command.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        self.at_client(&command, input)
-    }
-
-    /// The start of the command line.
-    fn patronictl(&mut self, product: Product) -> Vec<String> {
+        let arguments = [&["-c", file.as_str()], arguments].concat();
         let program = self.program(product)[0].clone();
         match product {
-            // The script's first line names the directory in which it was installed.
-            Product::Patroni => vec![program.clone(), program.replace("/python", "/patronictl")],
+            Product::Patroni => self.patronictl(&program).run(&arguments, input),
             Product::Pgvigil => {
                 let link = self.directory().join("patronictl");
                 if !link.exists() {
                     symlink(program, &link).expect("a link");
                 }
-                vec![link.display().to_string()]
+                let mut command = vec![link.display().to_string()];
+                command.extend(arguments.iter().map(|&argument| argument.to_owned()));
+                self.at_client(&command, input)
             }
         }
+    }
+
+    fn patronictl(&mut self, python: &str) -> &mut Patronictl {
+        if self.patronictl.is_none() {
+            let script = self.directory().join("patronictl.py");
+            fs::write(&script, include_str!("patronictl.py")).expect("a file");
+            let command = [python.to_owned(), script.display().to_string()];
+            let path = self.network.path(Host::Client);
+            let mut command = run_as_postgres(&path, None, &command);
+            let command = command.env("LANG", UTF_8).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().expect("python");
+            let input = child.stdin.take().expect("a pipe");
+            let output = BufReader::new(child.stdout.take().expect("a pipe"));
+            self.patronictl = Some(Patronictl { child, input, output });
+        }
+        self.patronictl.as_mut().expect("just made")
     }
 
     /// Any command at the client's host.
     pub fn at_client(&self, command: &[String], input: &str) -> Said {
         let mut command = run_as_postgres(&self.network.path(Host::Client), None, command);
-        // Python's click refuses to work without a locale that knows UTF-8.
-        let command = command.env("LANG", "C.UTF-8").stdin(Stdio::piped());
+        let command = command.env("LANG", UTF_8).stdin(Stdio::piped());
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a program");
         let mut stdin = child.stdin.take().expect("a pipe");

@@ -54,6 +54,12 @@ impl Member {
         (self.product, self.program) = (product, program.to_vec());
     }
 
+    /// Changes its configuration file, for its next start.
+    pub fn configure(&self, change: impl Fn(&str) -> String) {
+        let text = fs::read_to_string(self.configuration()).expect("its configuration");
+        fs::write(self.configuration(), change(&text)).expect("its configuration");
+    }
+
     pub fn configuration(&self) -> PathBuf {
         self.directory.join("config.yml")
     }

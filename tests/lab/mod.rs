@@ -126,6 +126,7 @@ fn distribution() -> PathBuf {
 pub struct Lab {
     pub settings: Settings,
     writer: Option<Writer>,
+    patronictl: Option<ctl::Patronictl>,
     members: Vec<Member>,
     etcds: Vec<Etcd>,
     pub network: Network,
@@ -153,7 +154,8 @@ impl Lab {
             .map(|n| Etcd::new(n, settings.etcds, base.path(), &network))
             .collect();
         etcds.iter_mut().for_each(Etcd::start);
-        let lab = Lab { settings, writer: None, members, etcds, network, programs, base };
+        let (writer, patronictl) = (None, None);
+        let lab = Lab { settings, writer, patronictl, members, etcds, network, programs, base };
         lab.etcd_leader();
         lab
     }
@@ -286,11 +288,7 @@ impl Lab {
     }
 
     /// ... on whatever this leads to from the client's host.
-    pub fn query_at(
-        &self,
-        target: &Config,
-        sql: &str,
-    ) -> Result<Vec<Vec<Option<String>>>, String> {
+    pub fn query_at(&self, target: &Config, sql: &str) -> Result<Vec<Vec<Option<String>>>, String> {
         self.network.at(Host::Client, || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {

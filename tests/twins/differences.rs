@@ -14,13 +14,15 @@ pub struct Difference {
     pub mend: fn(&str, Product, &str) -> Option<String>,
 }
 
-pub const DIFFERENCES: &[Difference] = &[Difference {
+pub const REST: &[Difference] = &[Difference {
     id: "vigil",
     at: "status documents",
     what: "the object `vigil` stands last",
     why: "what only pgvigil knows: fencing, the rule that fired, its own version",
     mend: |_, product, text| ours(product).and_then(|()| mask::without_vigil(text)),
 }];
+
+pub const COMMAND_LINE: &[Difference] = &[];
 
 fn ours(product: Product) -> Option<()> {
     (product == Product::Pgvigil).then_some(())

@@ -8,17 +8,27 @@ mod differences;
 mod mask;
 mod rest;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use differences::DIFFERENCES;
+use differences::{COMMAND_LINE, Difference, REST};
 
 use crate::cluster::impossible;
+use crate::docs;
 use crate::lab::Product::{Patroni, Pgvigil};
 use crate::lab::{Lab, Product, Settings};
 use crate::mixed::arrange;
 
 #[test]
-fn answers_are_equal() {
+fn rest() {
+    compare("REST", REST, rest::ask_everything);
+}
+
+#[test]
+fn command_line() {
+    compare("command line", COMMAND_LINE, ctl::run_everything);
+}
+
+fn compare(what: &str, meant: &'static [Difference], ask: fn(&mut Lab, &mut Book)) {
     let settings = Settings::default();
     if let Some(reason) = impossible(&settings) {
         println!("twins: SKIPPED, {reason}");
@@ -27,26 +37,28 @@ fn answers_are_equal() {
     let mut lab = Lab::new(settings);
     for (number, product) in [(1, Patroni), (2, Pgvigil), (3, Patroni)] {
         lab.set_product(number, product);
+        let tags = "tags:\n  clonefrom: false\n  nofailover: false\n  zone: a\n";
+        lab.member(number).configure(|text| format!("{text}{tags}"));
     }
     lab.bootstrap();
     // From here on nobody writes: positions stay what they are.
     lab.stop_writing();
     arrange(&mut lab, 2, Patroni);
-    let mut book = Book::default();
-    rest::ask_everything(&mut lab, &mut book);
-    ctl::run_everything(&mut lab, &mut book);
+    let mut book = Book { meant, ..Book::default() };
+    ask(&mut lab, &mut book);
     let mut wrong = book.compare();
-    let idle = DIFFERENCES.iter().filter(|d| !book.met.contains(d.id));
+    let idle = meant.iter().filter(|d| !book.met.contains(d.id));
     wrong.extend(idle.map(|d| format!("the difference {} was not met: it is none any more", d.id)));
-    println!("twins: {} questions were answered by both", book.compared);
+    println!("twins: {what}: {} questions were answered by both", book.compared);
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
 /// What was asked in which circumstances, and what each product answered.
 #[derive(Default)]
 struct Book {
+    meant: &'static [Difference],
     answers: BTreeMap<(String, String), BTreeMap<Product, String>>,
-    met: std::collections::BTreeSet<&'static str>,
+    met: BTreeSet<&'static str>,
     compared: usize,
 }
 
@@ -55,7 +67,7 @@ impl Book {
     fn note(&mut self, circumstances: &str, question: &str, product: Product, answer: &str) {
         let key = (circumstances.to_owned(), question.to_owned());
         let mut text = mask::mask(answer);
-        for difference in DIFFERENCES {
+        for difference in self.meant {
             if let Some(mended) = (difference.mend)(question, product, &text) {
                 self.met.insert(difference.id);
                 text = mended;
@@ -86,11 +98,23 @@ impl Book {
 /// The lines of which the two are not agreed.
 fn difference(patroni: &str, pgvigil: &str) -> String {
     let (theirs, ours): (Vec<_>, Vec<_>) = (patroni.lines().collect(), pgvigil.lines().collect());
-    let missing = theirs.iter().filter(|line| !ours.contains(line)).map(|l| format!("patroni: {l}"));
+    let missing =
+        theirs.iter().filter(|line| !ours.contains(line)).map(|l| format!("patroni: {l}"));
     let added = ours.iter().filter(|line| !theirs.contains(line)).map(|l| format!("pgvigil: {l}"));
     let mut lines: Vec<String> = missing.chain(added).collect();
     if lines.is_empty() {
         lines = vec![format!("patroni: {patroni:?}"), format!("pgvigil: {pgvigil:?}")];
     }
     lines.join("\n")
+}
+
+#[test]
+fn the_differences_are_documented() {
+    let wanted: Vec<String> = REST
+        .iter()
+        .chain(COMMAND_LINE)
+        .map(|d| format!("| `{}` | {} | {} | {} |", d.id, d.at, d.what, d.why))
+        .collect();
+    let page = "docs/COMPATIBILITY.md";
+    docs::same(&docs::rows(&docs::read(page), "## Where the answers differ"), &wanted, page);
 }
