@@ -14,13 +14,60 @@ pub struct Difference {
     pub mend: fn(&str, Product, &str) -> Option<String>,
 }
 
-pub const REST: &[Difference] = &[Difference {
-    id: "vigil",
-    at: "status documents",
-    what: "the object `vigil` stands last",
-    why: "what only pgvigil knows: fencing, the rule that fired, its own version",
-    mend: |_, product, text| ours(product).and_then(|()| mask::without_vigil(text)),
-}];
+pub const REST: &[Difference] = &[
+    Difference {
+        id: "vigil",
+        at: "status documents",
+        what: "the object `vigil` stands last",
+        why: "what only pgvigil knows: fencing, the rule that fired, its own version",
+        mend: |_, product, text| ours(product).and_then(|()| mask::without_vigil(text)),
+    },
+    Difference {
+        id: "patroni_master",
+        at: "`/metrics`",
+        what: "`patroni_master` stands beside `patroni_primary`, with the same value",
+        why: "rules and dashboards of Patroni 3 still ask for it",
+        mend: |_, product, text| {
+            ours(product).and_then(|()| without_metrics(text, &["patroni_master"]))
+        },
+    },
+    Difference {
+        id: "newer metrics",
+        at: "`/metrics`",
+        what: "`patroni_failsafe_mode_enabled`, `patroni_failsafe_member`, \
+               `patroni_failover_priority` are there",
+        why: "Patroni has them after 4.1.5",
+        mend: |_, product, text| {
+            let names = ["failsafe_mode_enabled", "failsafe_member", "failover_priority"];
+            let names = names.map(|name| format!("patroni_{name}"));
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            ours(product).and_then(|()| without_metrics(text, &names))
+        },
+    },
+    Difference {
+        id: "replication_state",
+        at: "`/replica?replication_state=…`",
+        what: "a replica in another state is refused with 503",
+        why: "Patroni has the parameter after 4.1.5; before, it ignores it",
+        mend: |question, product, text| {
+            let asked = question == "GET /replica?replication_state=other";
+            let rest = text.strip_prefix("503").filter(|_| asked && product == Product::Pgvigil)?;
+            // Of a leader the answer is 503 without it, too.
+            text.contains("\"role\": \"replica\"").then(|| format!("200{rest}"))
+        },
+    },
+];
+
+/// Without the lines of these metrics; `None` if there are none.
+fn without_metrics(text: &str, names: &[&str]) -> Option<String> {
+    let of = |line: &&str| {
+        let line = line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ");
+        names.iter().any(|name| line.split([' ', '{']).next() == Some(name))
+    };
+    let kept: Vec<&str> = text.split('\n').filter(|line| !of(line)).collect();
+    let kept = kept.join("\n");
+    (kept != text).then_some(kept)
+}
 
 pub const COMMAND_LINE: &[Difference] = &[];
 

@@ -10,6 +10,18 @@ const FIELDS: &[&str] = &[
     "received_location",
     "replayed_location",
     "replayed_timestamp",
+    "timeline",
+];
+
+/// Of these metrics, too.
+const METRICS: &[&str] = &[
+    "patroni_postmaster_start_time",
+    "patroni_xlog_location",
+    "patroni_xlog_received_location",
+    "patroni_xlog_replayed_location",
+    "patroni_xlog_replayed_timestamp",
+    "patroni_postgres_timeline",
+    "patroni_dcs_last_seen",
 ];
 
 pub fn mask(answer: &str) -> String {
@@ -18,10 +30,26 @@ pub fn mask(answer: &str) -> String {
         text = text.replace(&format!("10.77.0.1{number}"), "10.77.0.1x");
         text = names(&text, number);
     }
+    // Null, or zero, when nothing was replayed since PostgreSQL's start.
+    text = text.replace("\"replayed_timestamp\": null", "\"replayed_timestamp\": \"<text>\"");
     for field in FIELDS {
         text = values(&text, field);
     }
-    times(&text)
+    metrics(&times(&text))
+}
+
+/// Zero stays: it says that the value does not apply.
+fn metrics(text: &str) -> String {
+    let line = |line: &str| match line.split_once('{').zip(line.rsplit_once("} ")) {
+        Some(((name, _), (labels, value)))
+            if METRICS.contains(&name) && (value != "0" || name.ends_with("timestamp")) =>
+        {
+            format!("{labels}}} <number>")
+        }
+        _ => line.to_owned(),
+    };
+    let lines: Vec<String> = text.split('\n').map(line).collect();
+    lines.join("\n")
 }
 
 /// The member's name, where it stands by itself.
@@ -114,12 +142,15 @@ pub fn without_vigil(text: &str) -> Option<String> {
 
 #[test]
 fn only_what_must_differ_is_masked() {
-    let text = "{\"name\": \"m1\", \"mem1\": \"m10\", \"host\": \"10.77.0.12\", \"dcs_last_seen\": 17, \
-                \"replayed_timestamp\": null, \"at\": \"2026-11-21 10:24:12.23+00:00\", \"n\": 3}";
+    let text = "{\"name\": \"m1\", \"mem1\": \"m10\", \"host\": \"10.77.0.12\", \
+                \"dcs_last_seen\": 17, \"at\": \"2026-11-21 10:24:12.23+00:00\", \"n\": 3}";
     let masked = "{\"name\": \"mX\", \"mem1\": \"m10\", \"host\": \"10.77.0.1x\", \
-                  \"dcs_last_seen\": <number>, \"replayed_timestamp\": null, \
-                  \"at\": \"<time>+00:00\", \"n\": 3}";
+                  \"dcs_last_seen\": <number>, \"at\": \"<time>+00:00\", \"n\": 3}";
     assert_eq!(mask(text), masked);
+    assert_eq!(mask("\"replayed_timestamp\": null"), "\"replayed_timestamp\": \"<text>\"");
+    assert_eq!(mask("patroni_xlog_location{a=\"b\"} 9\nx{} 9"), {
+        "patroni_xlog_location{a=\"b\"} <number>\nx{} 9"
+    });
     let ours = "{\"a\": 1, \"vigil\": {\"b\": {}, \"c\": 2}}";
     assert_eq!(without_vigil(ours).as_deref(), Some("{\"a\": 1}"));
     assert_eq!(mask("at 2100-01-01T00:00:00+00:00"), "at 2100-01-01T00:00:00+00:00");

@@ -95,17 +95,18 @@ impl Book {
     }
 }
 
-/// The lines of which the two are not agreed.
+/// The parts of which the two are not agreed: lines, and the fields of JSON.
 fn difference(patroni: &str, pgvigil: &str) -> String {
-    let (theirs, ours): (Vec<_>, Vec<_>) = (patroni.lines().collect(), pgvigil.lines().collect());
-    let missing =
-        theirs.iter().filter(|line| !ours.contains(line)).map(|l| format!("patroni: {l}"));
-    let added = ours.iter().filter(|line| !theirs.contains(line)).map(|l| format!("pgvigil: {l}"));
-    let mut lines: Vec<String> = missing.chain(added).collect();
-    if lines.is_empty() {
-        lines = vec![format!("patroni: {patroni:?}"), format!("pgvigil: {pgvigil:?}")];
+    let parts = |text: &str| text.replace(", \"", ",\n\"");
+    let (theirs, ours) = (parts(patroni), parts(pgvigil));
+    let missing = theirs.lines().filter(|part| !ours.lines().any(|other| other == *part));
+    let added = ours.lines().filter(|part| !theirs.lines().any(|other| other == *part));
+    let missing = missing.map(|part| format!("patroni: {part}"));
+    let mut parts: Vec<String> = missing.chain(added.map(|p| format!("pgvigil: {p}"))).collect();
+    if parts.is_empty() {
+        parts = vec![format!("patroni: {patroni:?}"), format!("pgvigil: {pgvigil:?}")];
     }
-    lines.join("\n")
+    parts.join("\n")
 }
 
 #[test]

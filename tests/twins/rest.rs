@@ -302,7 +302,7 @@ fn synchronous(lab: &mut Lab, book: &mut Book, leads: Product) {
     let other = view.members.iter().find(|line| line.role == "replica").expect("a replica").number;
     let wrong = format!(r#"{{"leader": "m{leads}", "candidate": "m{other}"}}"#);
     tell(lab, book, state, "POST /switchover", &wrong);
-    tell(lab, book, state, "PATCH /config", r#"{"synchronous_mode": null}"#);
+    tell(lab, book, state, "PATCH /config", r#"{"synchronous_mode": false}"#);
     lab.settings.synchronous = false;
     wait_until("nobody synchronous", SOON, || {
         let line = lab.view(leads)?.members.into_iter().find(|line| line.role == "sync_standby");
