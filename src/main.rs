@@ -55,6 +55,9 @@ enum Command {
     /// Exit 0: asked by a running supervisor before this file takes its place
     #[command(hide = true)]
     SelfCheck,
+    /// Writes to the volumes again and again, started by the agent
+    #[command(hide = true)]
+    ProbeVolumes { page: PathBuf, data_dir: PathBuf },
     /// Process 2, started by the supervisor
     #[command(hide = true)]
     Agent { config: Option<PathBuf> },
@@ -73,6 +76,7 @@ fn main() {
         Some(Command::Sim { args }) => sim::run(args),
         Some(Command::CheckConfig { config }) => check_config(config.as_deref()),
         Some(Command::SelfCheck) => 0,
+        Some(Command::ProbeVolumes { page, data_dir }) => agent::probe_volumes(&page, &data_dir),
         Some(Command::Agent { config }) => agent::run(config, environment()),
         None => supervise(parsed.member),
     });

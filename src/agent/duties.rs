@@ -20,6 +20,7 @@ use crate::postgres::conninfo;
 use crate::postgres::slots::slot_name;
 use crate::sys::clock;
 
+use super::disk::on_disk;
 use super::drivers::Drivers;
 use super::events::{Event, Fact};
 use super::executor::{self, ActionError, chain};
@@ -52,6 +53,7 @@ struct Slots {
 }
 
 /// What the server is, for its configuration files.
+#[derive(Clone)]
 pub struct Role {
     primary: bool,
     upstream: Option<Upstream>,
@@ -288,11 +290,13 @@ impl Round {
         let setup = self.drivers.setup();
         let path = setup.data_dir().join("pg_wal").join(format!("{timeline:08X}.history"));
         let max = setup.settings().max_timelines_history;
-        let entries = entries(&path, *timeline, known, &setup.local.name, max)
+        let (timeline, known, name) = (*timeline, known.clone(), setup.local.name.clone());
+        let entries = on_disk(move || entries(&path, timeline, &known, &name, max))
+            .await?
             .map_err(ActionError::Precondition)?;
         let write = Write::Put(Key::History, documents::history_json(&entries), 0);
         if commit(&self.drivers, &under(leader.tenure), &[write]).await? {
-            facts.push(Fact::HistoryWritten(*timeline));
+            facts.push(Fact::HistoryWritten(timeline));
         }
         Ok(())
     }
@@ -320,9 +324,12 @@ pub async fn configure(drivers: Arc<Drivers>, role: Role) {
 }
 
 async fn write_files(drivers: &Drivers, role: &Role) -> Result<(), ActionError> {
-    let setup = drivers.setup();
-    let names = role.sync_names.as_deref();
-    if server::write_configuration(&setup, role.primary, role.upstream.as_ref(), names)? {
+    let (setup, role) = (drivers.setup(), role.clone());
+    let write = move || {
+        let names = role.sync_names.as_deref();
+        server::write_configuration(&setup, role.primary, role.upstream.as_ref(), names)
+    };
+    if on_disk(write).await?? {
         drivers.supervisor.order(Order::Signal(PgSignal::Reload)).await?;
     }
     Ok(())

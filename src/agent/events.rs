@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::snapshot::Request;
 use crate::core::cluster::Cluster;
 use crate::core::database::Probe;
+use crate::core::health::Ailing;
 use crate::core::time::Boot;
 use crate::core::timeline::History;
 use crate::core::view::PeerAnswer;
@@ -13,6 +15,7 @@ use crate::link::state::State;
 
 use super::lease::Held;
 use super::progress::Copied;
+use super::volume::Room;
 
 #[derive(Debug)]
 pub enum Event {
@@ -44,6 +47,21 @@ pub enum Event {
     Done {
         facts: Vec<Fact>,
         failed: Option<String>,
+    },
+    /// For how long the postmaster with this pid has not answered a new connection.
+    Unanswered {
+        pid: i32,
+        lasting: Duration,
+    },
+    /// For how long a small transaction has not ended under this postmaster.
+    Unwritten {
+        pid: i32,
+        lasting: Duration,
+    },
+    /// What the volume that is worst off suffers from, and what is free on each.
+    Volumes {
+        worst: Option<Ailing>,
+        rooms: Vec<Room>,
     },
     /// How far the running copy is; `None`: it has ended.
     Copied(Option<Copied>),

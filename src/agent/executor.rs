@@ -18,6 +18,7 @@ use crate::postgres::history;
 use crate::postgres::session::{Session, SessionError};
 use crate::sys::clock;
 
+use super::disk::{DiskHangs, on_disk};
 use super::drivers::Drivers;
 use super::events::{Event, Fact};
 use super::inspect::{promotion_marker, rewind_marker};
@@ -57,6 +58,8 @@ pub enum ActionError {
     Sql(#[from] SessionError),
     #[error(transparent)]
     Leader(#[from] LeaderError),
+    #[error(transparent)]
+    Disk(#[from] DiskHangs),
     #[error("{0}")]
     Precondition(String),
 }
@@ -175,7 +178,8 @@ async fn act(
         }
         Action::Rewind { from } => rewind(d, &from).await?,
         Action::RewindDone => {
-            durable::remove(&rewind_marker(&d.setup().data_dir()))?;
+            let mark = rewind_marker(&d.setup().data_dir());
+            on_disk(move || durable::remove(&mark)).await??;
             facts.push(Fact::Inspect);
         }
         Action::RemoveData { reason } => remove_data(d, v, &reason, facts).await?,
@@ -258,9 +262,14 @@ pub async fn run_data_job(d: &Drivers, work: Work, command: Command) -> Result<(
 
 /// Marked before it begins: until it ends well nothing is started from the directory.
 async fn rewind(d: &Drivers, from: &Upstream) -> Result<(), ActionError> {
-    server::set_role(&d.setup(), true)?;
-    let command = server::rewind(&d.setup(), from)?;
-    durable::write(&rewind_marker(&d.setup().data_dir()), b"", None)?;
+    let (setup, from) = (d.setup(), from.clone());
+    let command = on_disk(move || {
+        server::set_role(&setup, true)?;
+        let command = server::rewind(&setup, &from)?;
+        durable::write(&rewind_marker(&setup.data_dir()), b"", None)?;
+        Ok::<_, ActionError>(command)
+    })
+    .await??;
     run_data_job(d, Work::Rewind, command).await
 }
 
@@ -271,13 +280,18 @@ async fn start_standby(
     facts: &mut Vec<Fact>,
 ) -> Result<(), ActionError> {
     let setup = d.setup();
-    if let Some(control) = v.control() {
-        let newest = control.timeline.max(control.min_recovery_timeline);
-        history::forget(&setup.data_dir(), newest)?;
-    }
-    server::write_configuration(&setup, false, upstream.as_ref(), None)?;
-    server::set_role(&setup, false)?;
-    order(d, Order::StartStandby(server::postmaster(&setup, false)?)).await?;
+    let newest = v.control().map(|c| c.timeline.max(c.min_recovery_timeline));
+    let from = upstream.clone();
+    let command = on_disk(move || {
+        if let Some(newest) = newest {
+            history::forget(&setup.data_dir(), newest)?;
+        }
+        server::write_configuration(&setup, false, from.as_ref(), None)?;
+        server::set_role(&setup, false)?;
+        Ok::<_, ActionError>(server::postmaster(&setup, false)?)
+    })
+    .await??;
+    order(d, Order::StartStandby(command)).await?;
     facts.push(Fact::Upstream(upstream.map(|u| u.conn_url)));
     Ok(())
 }
@@ -287,20 +301,29 @@ async fn start_primary(d: &Drivers, v: &View) -> Result<(), ActionError> {
     // The names in force before a crash stay in force after it: a restart must not open a window
     // in which commits are acknowledged without the standby that /sync still names.
     let names = store::names_of_sync_key(v);
-    server::write_configuration(&setup, true, None, names.as_deref())?;
-    server::set_role(&setup, true)?;
-    order(d, Order::StartPrimary(server::postmaster(&setup, true)?)).await
+    let command = on_disk(move || {
+        server::write_configuration(&setup, true, None, names.as_deref())?;
+        server::set_role(&setup, true)?;
+        server::postmaster(&setup, true)
+    })
+    .await??;
+    order(d, Order::StartPrimary(command)).await
 }
 
 async fn promote(d: &Drivers, v: &View, taken: &[u32]) -> Result<(), ActionError> {
     hooks::pre_promote(d).await?;
     let setup = d.setup();
-    skip_timelines(&setup.data_dir(), taken)?;
     // /sync names nobody but us now (the rule saw to it): only strict mode has names in force.
     let names = store::names_of_sync_key(v);
-    server::write_configuration(&setup, true, None, names.as_deref())?;
+    let (files, taken) = (setup.clone(), taken.to_vec());
+    on_disk(move || {
+        skip_timelines(&files.data_dir(), &taken)?;
+        Ok::<_, ActionError>(server::write_configuration(&files, true, None, names.as_deref())?)
+    })
+    .await??;
     order(d, Order::Signal(PgSignal::Reload)).await?;
-    durable::mark(&promotion_marker(&setup.data_dir()))?;
+    let marker = promotion_marker(&setup.data_dir());
+    on_disk(move || durable::mark(&marker)).await??;
     order(d, Order::Promote(server::promote(&setup)?)).await
 }
 
@@ -323,8 +346,9 @@ async fn follow(
     upstream: Option<Upstream>,
     facts: &mut Vec<Fact>,
 ) -> Result<(), ActionError> {
-    let changed = server::write_configuration(&d.setup(), false, upstream.as_ref(), None)?;
-    if changed {
+    let (setup, from) = (d.setup(), upstream.clone());
+    let write = move || server::write_configuration(&setup, false, from.as_ref(), None);
+    if on_disk(write).await?? {
         order(d, Order::Signal(PgSignal::Reload)).await?;
     }
     facts.push(Fact::Upstream(upstream.map(|u| u.conn_url)));
@@ -344,7 +368,8 @@ pub async fn checkpoint(d: &Drivers, within: Duration) {
 }
 
 async fn set_sync_names(d: &Drivers, names: &str) -> Result<(), ActionError> {
-    server::write_configuration(&d.setup(), true, None, Some(names))?;
+    let (setup, names) = (d.setup(), names.to_owned());
+    on_disk(move || server::write_configuration(&setup, true, None, Some(&names))).await??;
     order(d, Order::Signal(PgSignal::Reload)).await
 }
 

@@ -3,10 +3,12 @@
 
 mod bootstrap;
 mod callbacks;
+mod disk;
 mod drivers;
 mod duties;
 mod events;
 mod executor;
+mod health;
 mod hooks;
 mod inspect;
 mod lease;
@@ -24,6 +26,8 @@ mod sql;
 mod start;
 mod store;
 mod turn;
+mod volume;
 mod world;
 
 pub use start::{CONFIGURATION_REFUSED, run};
+pub use volume::{page_path as volume_page, probe as probe_volumes};

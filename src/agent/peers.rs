@@ -53,6 +53,7 @@ fn to_answer(peer: &PeerStatus) -> PeerAnswer {
         nofailover: peer.nofailover || peer.in_recovery.is_none(),
         failover_priority: peer.failover_priority,
         watchdog_failed: peer.watchdog_failed,
+        unfit: peer.unfit,
         vigil: peer.vigil,
     }
 }

@@ -50,7 +50,7 @@ pub async fn run(
 }
 
 /// A frozen server is not asked: its silence would say nothing.
-fn askable(state: &State) -> Option<i32> {
+pub fn askable(state: &State) -> Option<i32> {
     let postmaster = state.postmaster?;
     (!state.group.frozen).then_some(postmaster.pid)
 }

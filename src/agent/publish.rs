@@ -10,8 +10,9 @@ use crate::core::PATRONI_VERSION;
 use crate::core::candidates;
 use crate::core::database::DataDir;
 use crate::core::guard::Phase;
+use crate::core::health::{self, Place};
 use crate::core::time::Boot;
-use crate::core::view::Work;
+use crate::core::view::{View, Work};
 use crate::link::state::Means;
 
 use super::progress::Copied;
@@ -104,12 +105,24 @@ pub fn publish(turn: &Turn, now: Boot) {
         why: last.map(|d| d.why.clone()).unwrap_or_default(),
         candidates: candidates::overview(&view),
         explain: turn.explain.clone(),
-        vigil: vigil(turn, now),
+        vigil: vigil(turn, &view),
     };
     turn.snapshot.send_replace(Arc::new(snapshot));
 }
 
-fn vigil(turn: &Turn, now: Boot) -> serde_json::Value {
+/// What is wrong, and what is free, for people and for the other members.
+fn health(turn: &Turn, view: &View) -> serde_json::Value {
+    let findings = health::findings(view);
+    let free = |place| turn.world.room.iter().find(|r| r.place == place).map(|r| r.free_bytes);
+    json!({
+        "fit": health::fit(&view.health),
+        "findings": findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "data_free_bytes": free(Place::DataDirectory),
+        "wal_free_bytes": free(Place::Wal),
+    })
+}
+
+fn vigil(turn: &Turn, view: &View) -> serde_json::Value {
     let link = &turn.world.link;
     let means = match link.group.means {
         Means::ControlGroup => "control group",
@@ -128,9 +141,10 @@ fn vigil(turn: &Turn, now: Boot) -> serde_json::Value {
         "fence": fence,
         "fenced_by": means,
         "phase": format!("{:?}", link.phase).to_lowercase(),
-        "deadline_in_ms": link.deadline.map(|d| d.since(now).as_millis() as u64),
+        "deadline_in_ms": link.deadline.map(|d| d.since(view.now).as_millis() as u64),
         "rule": turn.last.as_ref().map(|d| d.rule),
         "why": turn.last.as_ref().map(|d| d.why.as_str()),
+        "health": health(turn, view),
         "freezes": link.counters.freezes,
         "thaws": link.counters.thaws,
         "kills": link.counters.kills,

@@ -31,7 +31,7 @@ use super::lease::{Leases, decode_capsule};
 use super::orders::Supervisor;
 use super::turn::{End, Turn};
 use super::world::World;
-use super::{preflight, prober, progress, reader, server};
+use super::{health, preflight, prober, progress, reader, server, volume};
 
 /// The exit code that tells the supervisor not to try again (EX_CONFIG of sysexits.h).
 pub const CONFIGURATION_REFUSED: i32 = 78;
@@ -102,8 +102,12 @@ async fn live(origin: Origin, local: Arc<Local>) -> i32 {
             return refusal.0;
         }
     };
-    let supervisor = drivers.supervisor.clone();
+    let (supervisor, setup) = (drivers.supervisor.clone(), drivers.setup());
     let end = assemble(drivers, snapshot, listener, inbox).run().await;
+    // While the supervisor lives the next agent goes on with it.
+    if end != End::LinkLost {
+        volume::stop(&setup);
+    }
     ended(&supervisor, end).await
 }
 
@@ -284,6 +288,9 @@ fn assemble(
     tokio::spawn(reader::run(drivers.clone(), drivers.events.clone()));
     tokio::spawn(prober::run(drivers.clone(), pace_seen, drivers.events.clone()));
     tokio::spawn(progress::run(drivers.clone()));
+    tokio::spawn(health::answers(drivers.clone()));
+    tokio::spawn(health::writes(drivers.clone()));
+    tokio::spawn(volume::watch(drivers.clone()));
     tokio::spawn(heartbeat(drivers.clone(), snapshot.subscribe()));
     let link = drivers.supervisor.state();
     let reloads = link.reloads;
@@ -314,6 +321,7 @@ fn assemble(
         scheduled_restart: None,
         members_seen: BTreeMap::new(),
         callbacks: Callbacks::default(),
+        findings: Vec::new(),
         checkpointed: None,
     }
 }

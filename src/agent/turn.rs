@@ -14,7 +14,9 @@ use crate::api::snapshot::{Reply, Snapshot};
 use crate::core::decide::decide;
 use crate::core::decision::{Action, Decision};
 use crate::core::guard::Phase;
+use crate::core::health;
 use crate::core::time::Boot;
+use crate::core::view::View;
 use crate::link::order::Order;
 use crate::link::state::State;
 use crate::sys::clock;
@@ -83,6 +85,8 @@ pub struct Turn {
     /// When a member's slot name was last seen among the members.
     pub members_seen: BTreeMap<String, Boot>,
     pub callbacks: Callbacks,
+    /// What was last said to be wrong.
+    pub findings: Vec<String>,
     /// The timeline whose first checkpoint was asked for.
     pub checkpointed: Option<u32>,
 }
@@ -162,6 +166,9 @@ impl Turn {
             | Event::Lease(_)
             | Event::Copied(_)
             | Event::Probe { .. }
+            | Event::Unanswered { .. }
+            | Event::Unwritten { .. }
+            | Event::Volumes { .. }
             | Event::LinkLost => {}
         }
     }
@@ -263,7 +270,9 @@ impl Turn {
             publish::publish(self, now);
             return;
         }
-        let decision = decide(&self.world.view(now, clock::wall()));
+        let view = self.world.view(now, clock::wall());
+        let decision = decide(&view);
+        self.say_findings(&view);
         // What failed waits; what is more urgent now does not wait with it.
         if now < self.not_before && self.last.as_ref().is_some_and(|d| d.rule == decision.rule) {
             self.wake_at = self.not_before;
@@ -395,12 +404,26 @@ impl Turn {
     fn set_pace(&self) {
         let loop_wait = self.world.settings.loop_wait;
         let steady = self.last.as_ref().is_some_and(|d| d.rule.ends_with(".steady"));
-        let pace = if steady && !self.world.silent() {
-            (loop_wait / 2).clamp(Duration::from_millis(500), Duration::from_secs(5))
-        } else {
-            Duration::from_millis(100)
+        let seldom = (loop_wait / 2).clamp(Duration::from_millis(500), Duration::from_secs(5));
+        let pace = match steady {
+            // Each question that a hung server does not answer costs it a connection.
+            _ if self.world.silent() => Duration::from_secs(5),
+            true => seldom,
+            false => Duration::from_millis(100),
         };
         self.pace.send_if_modified(|old| std::mem::replace(old, pace) != pace);
+    }
+
+    /// Says what began or ceased to be wrong.
+    fn say_findings(&mut self, view: &View) {
+        let found = health::findings(view);
+        for new in found.iter().filter(|f| !self.findings.contains(&f.what)) {
+            tracing::warn!("{new}");
+        }
+        for old in self.findings.iter().filter(|old| !found.iter().any(|f| f.what == **old)) {
+            tracing::info!("no longer: {old}");
+        }
+        self.findings = found.into_iter().map(|f| f.what).collect();
     }
 
     /// Says what changed: one line a loop_wait while nothing does, as Patroni.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::core::cluster::{Cluster, Tags};
 use crate::core::database::{DataDir, Probe};
+use crate::core::health::Health;
 use crate::core::settings::Settings;
 use crate::core::time::{Boot, Wall};
 use crate::core::timeline::History;
@@ -22,6 +23,7 @@ use super::events::{Event, Fact};
 use super::inspect::Inspection;
 use super::lease::{Held, decode_capsule};
 use super::progress::Copied;
+use super::volume::Room;
 
 /// Three probes in a row without an answer make a server silent, one does not: a checkpoint or a
 /// full disk can hold a query for a moment.
@@ -48,6 +50,10 @@ pub struct World {
     peers: BTreeMap<String, PeerAnswer>,
     peers_asked_at: Option<Boot>,
     pub copied: Option<Copied>,
+    /// What the probes found of the server and its volumes.
+    pub health: Health,
+    /// What is free on the volumes, as far as it is known.
+    pub room: Vec<Room>,
     pub wishes: Wishes,
     pub memory: Memory,
     /// Wall-clock seconds of the last answer of the store.
@@ -108,6 +114,17 @@ impl World {
                 self.store.failing_since = self.store.failing_since.or(Some(*at));
             }
             Event::Copied(copied) => self.copied = *copied,
+            Event::Unanswered { pid, lasting } if self.is_present(*pid) => {
+                self.health.unanswered = *lasting;
+            }
+            Event::Unwritten { pid, lasting } if self.is_present(*pid) => {
+                self.health.unwritten = *lasting;
+            }
+            Event::Unanswered { .. } | Event::Unwritten { .. } => {}
+            Event::Volumes { worst, rooms } => {
+                self.health.volume = *worst;
+                self.room = std::mem::take(rooms);
+            }
             Event::Lease(held) => self.take_leases(*held),
             Event::Probe { pid, answer, asked_at } => {
                 self.apply_probe(*pid, answer.take(), *asked_at);
@@ -119,6 +136,10 @@ impl World {
             }
             Event::LinkLost | Event::Refresh | Event::Request(_) => {}
         }
+    }
+
+    fn is_present(&self, pid: i32) -> bool {
+        self.link.postmaster.is_some_and(|p| p.pid == pid) && !self.link.group.frozen
     }
 
     fn take_leases(&mut self, held: Held) {
@@ -144,6 +165,10 @@ impl World {
         let permitted = |s: &State| s.postmaster.map(|p| (p.pid, p.permitted));
         if permitted(&state) != permitted(&self.link) && state.phase != self.link.phase {
             self.probe = None;
+        }
+        // Whoever stands still by our own doing, or is another, is not silent.
+        if self.link.postmaster.map(|p| p.pid) != pid || state.group.frozen {
+            self.health = Health { volume: self.health.volume, ..Health::default() };
         }
         self.wishes.stop = state.stop_requested;
         self.link = state;
@@ -298,6 +323,7 @@ impl World {
             store: self.store.clone(),
             guard: self.guard(),
             server: self.server(),
+            health: self.health,
             job: self.job(),
             peers: self.peers.clone(),
             peers_asked_at: self.peers_asked_at,

@@ -22,6 +22,8 @@ pub struct PeerStatus {
     /// Patroni's default is 1; 0 or less means `nofailover`.
     pub failover_priority: i64,
     pub watchdog_failed: bool,
+    /// Its volumes fail, or its PostgreSQL does not answer: `vigil.health.fit` is false.
+    pub unfit: bool,
     pub paused: bool,
     pub system_identifier: Option<String>,
     /// The Patroni release whose behaviour it offers.
@@ -66,6 +68,7 @@ impl PeerStatus {
             nofailover,
             failover_priority: if nofailover { 0 } else { priority.unwrap_or(1) },
             watchdog_failed: boolean(&document["watchdog_failed"]).unwrap_or(false),
+            unfit: document["vigil"]["health"]["fit"] == false,
             paused: boolean(&document["pause"]).unwrap_or(false),
             system_identifier: document["database_system_identifier"].as_str().map(str::to_owned),
             version: text(&document["patroni"]["version"]),

@@ -226,6 +226,7 @@ fn settings(
             .boolean("remove_data_directory_on_diverged_timelines"),
         freeze_max: own.freeze_max.or(vigil.freeze_max).unwrap_or(default.freeze_max),
         allow_unfenced: own.allow_unfenced.or(vigil.allow_unfenced).unwrap_or(false),
+        health: own.health.over(vigil.health),
         replica_methods: merged.replica_methods().iter().map(ReplicaMethod::in_short).collect(),
     }
 }

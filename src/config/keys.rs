@@ -179,13 +179,18 @@ const ETCD: &[Key] = &[
 ];
 
 /// What both sources may hold.
-const VIGIL: &[Key] =
-    &[key("freeze_max", seconds(0)), key("allow_unfenced", Bool), key("rho", Fraction)];
+const VIGIL: &[Key] = &[
+    key("freeze_max", seconds(0)),
+    key("allow_unfenced", Bool),
+    key("rho", Fraction),
+    key("health", Section(HEALTH)),
+];
 
 const VIGIL_LOCAL: &[Key] = &[
     key("freeze_max", seconds(0)),
     key("allow_unfenced", Bool),
     key("rho", Fraction),
+    key("health", Section(HEALTH)),
     key("watchdog", Section(VIGIL_WATCHDOG)),
 ];
 
@@ -193,6 +198,13 @@ const VIGIL_WATCHDOG: &[Key] = &[
     key("identity", Text),
     key("grade", OneOf(&["a", "b"])),
     key("election_timeout", Quantity { base: MILLISECONDS, min: 1 }),
+];
+
+const HEALTH: &[Key] = &[
+    key("answer_timeout", seconds(0)),
+    key("write_timeout", seconds(0)),
+    key("storage_timeout", seconds(0)),
+    key("hand_over_interval", seconds(0)),
 ];
 
 const BOOTSTRAP: &[Key] = &[

@@ -12,6 +12,7 @@ use super::reader::Reader;
 use super::units::{MILLISECONDS, SECONDS};
 use crate::core::budget::Grade;
 use crate::core::cluster::Tags;
+use crate::core::health::Limits;
 pub use crate::core::settings::WatchdogMode;
 
 /// What this member reads from its own machine.
@@ -196,6 +197,45 @@ pub struct Vigil {
     /// Bound of the relative clock rate error, parts per million.
     pub rho_ppm: Option<u32>,
     pub watchdog: VigilWatchdog,
+    pub health: HealthLimits,
+}
+
+/// `vigil.health`, as far as it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HealthLimits {
+    answer: Option<Duration>,
+    write: Option<Duration>,
+    storage: Option<Duration>,
+    hand_over_every: Option<Duration>,
+}
+
+impl HealthLimits {
+    fn read(section: Reader) -> HealthLimits {
+        let seconds = |key: &str| {
+            let number = section.integer(key, SECONDS)?;
+            u64::try_from(number).ok().map(Duration::from_secs)
+        };
+        HealthLimits {
+            answer: seconds("answer_timeout"),
+            write: seconds("write_timeout"),
+            storage: seconds("storage_timeout"),
+            hand_over_every: seconds("hand_over_interval"),
+        }
+    }
+
+    /// These go over the others, and both over the defaults.
+    pub(super) fn over(self, dynamic: HealthLimits) -> Limits {
+        let default = Limits::default();
+        Limits {
+            answer: self.answer.or(dynamic.answer).unwrap_or(default.answer),
+            write: self.write.or(dynamic.write).unwrap_or(default.write),
+            storage: self.storage.or(dynamic.storage).unwrap_or(default.storage),
+            hand_over_every: self
+                .hand_over_every
+                .or(dynamic.hand_over_every)
+                .unwrap_or(default.hand_over_every),
+        }
+    }
 }
 
 impl Vigil {
@@ -206,6 +246,7 @@ impl Vigil {
             freeze_max: seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs),
             allow_unfenced: section.boolean("allow_unfenced"),
             rho_ppm: rho.filter(|r| (0.0..1.0).contains(r)).map(|r| (r * 1e6).round() as u32),
+            health: HealthLimits::read(section.sub("health")),
             watchdog: VigilWatchdog::read(section.sub("watchdog")),
         }
     }

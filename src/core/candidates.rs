@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::cluster::Member;
+use super::health;
 use super::lsn::Lsn;
 use super::settings::SyncMode;
 use super::view::{PeerAnswer, View, position};
@@ -60,7 +61,26 @@ pub fn verdict(v: &View) -> Verdict {
     if v.others().next().is_some() && !asked_now {
         return Verdict::Ask;
     }
+    if !forced && !health::fit(&v.health) && somebody_fit(v, cluster.status.optime) {
+        let why: Vec<String> = health::findings(v).iter().map(|f| f.what.clone()).collect();
+        let why = why.join("; ");
+        return Verdict::StayBack(format!("leaving the leader lock to a healthier member: {why}"));
+    }
     among_peers(v, wanted, chosen)
+}
+
+/// A member that may lead and, as far as we can see, will: who is unfit is passed over by the
+/// others, so that nobody would lead if nobody else could.
+fn somebody_fit(v: &View, optime: Option<Lsn>) -> bool {
+    let near = |peer: &PeerAnswer| match (optime, peer.position) {
+        (Some(optime), Some(at)) => {
+            optime.bytes_after(at) <= v.settings.maximum_lag_on_failover_bytes
+        }
+        _ => true,
+    };
+    v.peers.iter().any(|(name, peer)| {
+        peer.reachable && peer.in_recovery && eligible(peer) && near(peer) && named_in_sync(v, name)
+    })
 }
 
 fn lags(v: &View, optime: Option<Lsn>) -> bool {
@@ -106,7 +126,7 @@ fn named_in_sync(v: &View, name: &str) -> bool {
 }
 
 fn eligible(peer: &PeerAnswer) -> bool {
-    !peer.nofailover && peer.failover_priority > 0 && !peer.watchdog_failed
+    !peer.nofailover && peer.failover_priority > 0 && !peer.watchdog_failed && !peer.unfit
 }
 
 /// Another member as the next leader, for people.
@@ -169,6 +189,9 @@ fn obstacles(
     match answer {
         Some(peer) if !peer.reachable => all.push("it did not answer".to_owned()),
         Some(peer) if peer.watchdog_failed => all.push("its watchdog failed".to_owned()),
+        Some(peer) if peer.unfit => {
+            all.push("its volume fails or its PostgreSQL does not answer".to_owned());
+        }
         Some(_) | None => {}
     }
     all

@@ -73,6 +73,8 @@ pub struct Probe {
     pub synchronous_standby_names: String,
     /// The checkpointer waits in its main loop, so that it has read the configuration.
     pub checkpointer_idle: bool,
+    /// Sessions with a transaction id: they write, or have written and not ended.
+    pub writers: u32,
     /// Recovery settings in force (13 and later: ordinary parameters).
     pub primary_conninfo: String,
     pub primary_slot_name: String,

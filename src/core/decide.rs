@@ -1,6 +1,6 @@
 //! `decide`: from everything known to the one thing to do. Rules are an ordered table; the first
 //! that matches wins. Order is the safety argument: fencing and lease rules precede everything,
-//! then work in progress, the pause, then the leader's, the vacancy's and the follower's business.
+//! then work in progress, the pause, what hangs or fails, then the leader's, the vacancy's and the follower's business.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use super::cluster::Initialize;
 use super::database::ControlState;
 use super::decision::{Action, Decision};
 use super::guard::Phase;
-use super::rules::{follow, leader, pause, release, safety, vacant};
+use super::health::stuck;
+use super::rules::{follow, health, leader, pause, release, safety, vacant};
 use super::time::Boot;
 use super::view::{Memory, View};
 
@@ -28,6 +29,8 @@ pub struct Outcome {
     pub actions: Vec<Action>,
     pub memory: Memory,
     pub wake_after: Option<Duration>,
+    /// The lease is not renewed any more as long as this stands.
+    pub lapse: bool,
 }
 
 impl Outcome {
@@ -38,6 +41,7 @@ impl Outcome {
             actions: Vec::new(),
             memory: view.memory.clone(),
             wake_after: None,
+            lapse: false,
         }
     }
 
@@ -63,6 +67,7 @@ pub fn rules() -> impl Iterator<Item = &'static Rule> {
         .iter()
         .chain(release::RULES)
         .chain(pause::RULES)
+        .chain(health::RULES)
         .chain(leader::RULES)
         .chain(vacant::RULES)
         .chain(follow::RULES)
@@ -81,23 +86,32 @@ pub fn decide(view: &View) -> Decision {
     finish(&view, "none", outcome)
 }
 
-/// A server that ends right after its start is not started again sooner than this.
+/// A server that ends right after its start is not started again sooner than this, doubled with
+/// each time up to [`START_PAUSE_MAX`]: on a full disk each start costs a recovery for nothing.
 const START_PAUSE: Duration = Duration::from_secs(2);
+const START_PAUSE_MAX: Duration = Duration::from_secs(64);
 
 /// Between two starts of a server that does not stay up there is a pause: a wrong parameter would
-/// else be tried ten times a second. One that lived longer is started again at once.
+/// else be tried ten times a second. One that lived longer than the pause is started again at once.
 fn throttled(view: &View, outcome: Outcome) -> Outcome {
     let start = |a: &Action| matches!(a, Action::StartPrimary | Action::StartStandby { .. });
     if !outcome.actions.iter().any(start) {
         return outcome;
     }
     let failed = |since: Boot| view.server.last_exit.is_some_and(|e| !e.clean && e.at >= since);
-    match view.memory.started {
-        Some(at) if failed(at) && view.now.since(at) < START_PAUSE => {
+    let begun = view.memory.started.filter(|at| failed(*at));
+    let pause = START_PAUSE * (1 << view.memory.short_lives.min(5));
+    match begun {
+        Some(at) if view.now.since(at) < pause => {
             let why = format!("{}: waiting, it ended right after its last start", outcome.why);
-            Outcome::say(view, why).wake(START_PAUSE.saturating_sub(view.now.since(at)))
+            Outcome::say(view, why).wake(pause.saturating_sub(view.now.since(at)))
         }
-        _ => outcome.remember(|m| m.started = Some(view.now)),
+        _ => outcome.remember(|m| {
+            m.started = Some(view.now);
+            let ended = view.server.last_exit.map(|exit| exit.at);
+            let short = begun.zip(ended).is_some_and(|(at, end)| end.since(at) < START_PAUSE_MAX);
+            m.short_lives = if short { m.short_lives.saturating_add(1) } else { 0 };
+        }),
     }
 }
 
@@ -110,7 +124,7 @@ fn finish(view: &View, rule: &'static str, outcome: Outcome) -> Decision {
         memory: outcome.memory,
         wake_after: outcome.wake_after.unwrap_or(view.settings.loop_wait),
         // A stuck loop must not keep a lease for ever: without a new decision renewal ends.
-        renew_until: view.now.plus(view.settings.ttl),
+        renew_until: if outcome.lapse { view.now } else { view.now.plus(view.settings.ttl) },
     }
 }
 
@@ -155,7 +169,27 @@ fn upkeep(view: &View) -> Memory {
         (false, None) => Some(view.now),
         (false, since) => since,
     };
+    upkeep_of_health(view, &mut memory);
     memory
+}
+
+/// How long we lead, kill, and stand still.
+fn upkeep_of_health(view: &View, memory: &mut Memory) {
+    let leads = matches!(view.guard.phase, Phase::Leading | Phase::Frozen | Phase::Paused);
+    memory.led_since = memory.led_since.or(Some(view.now)).filter(|_| leads);
+    let kills = view.guard.phase == Phase::Killing;
+    memory.killing_since = memory.killing_since.or(Some(view.now)).filter(|_| kills);
+    let key_is_ours = view.leader().is_some_and(|key| key.name == view.name);
+    memory.yielding &= key_is_ours || kills;
+    memory.hang_kills.retain(|at| view.now.since(*at) < health::RESTARTS_WITHIN);
+    let standby = view.probe().filter(|p| p.in_recovery);
+    let (received, replayed) =
+        (standby.and_then(|p| p.receive_lsn), standby.and_then(|p| p.replay_lsn));
+    let held = standby.is_some_and(|p| p.replay_paused);
+    let goal = received.filter(|_| !held);
+    memory.replay_stuck = stuck(memory.replay_stuck, replayed, goal, view.now);
+    let optime = view.leader_member().and_then(|_| view.cluster()?.status.optime);
+    memory.receive_stuck = stuck(memory.receive_stuck, received, optime, view.now);
 }
 
 fn leads_or_released(view: &View) -> bool {

@@ -128,6 +128,7 @@ fn view(name: &str, primary: bool) -> View {
             upstream: Some(String::new()),
             ..Server::default()
         },
+        health: Default::default(),
         job: None,
         peers: [("alpha", 100), ("beta", 100), ("gamma", 100)]
             .into_iter()

@@ -14,6 +14,7 @@ pub mod decide;
 mod decide_tests;
 pub mod decision;
 pub mod guard;
+pub mod health;
 pub mod lsn;
 pub mod numbering;
 pub mod rules;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::health::Limits;
+
 /// Patroni's `synchronous_mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SyncMode {
@@ -50,6 +52,8 @@ pub struct Settings {
     pub freeze_max: Duration,
     /// `vigil.allow_unfenced`: lead although the postmaster cannot be fenced.
     pub allow_unfenced: bool,
+    /// `vigil.health`.
+    pub health: Limits,
     /// How a replica's data directory is made, to be tried in this order; never empty.
     pub replica_methods: Vec<ReplicaMethod>,
 }
@@ -97,6 +101,7 @@ impl Default for Settings {
             remove_data_directory_on_diverged_timelines: false,
             freeze_max: Duration::from_secs(30),
             allow_unfenced: false,
+            health: Limits::default(),
             replica_methods: vec![ReplicaMethod::default()],
         }
     }

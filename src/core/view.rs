@@ -9,6 +9,7 @@ use super::cloning::Cloning;
 use super::cluster::{Cluster, LeaderKey, Member, Tags, Tenure};
 use super::database::{ControlData, ControlState, DataDir, Probe};
 use super::guard::Phase;
+use super::health::{Health, Stuck};
 use super::lsn::Lsn;
 use super::settings::Settings;
 use super::time::{Boot, Wall};
@@ -31,6 +32,7 @@ pub struct View {
     pub store: Store,
     pub guard: GuardView,
     pub server: Server,
+    pub health: Health,
     pub job: Option<DataJob>,
     /// Answers of the other members, from the last time they were asked.
     pub peers: BTreeMap<String, PeerAnswer>,
@@ -157,6 +159,8 @@ pub struct PeerAnswer {
     pub nofailover: bool,
     pub failover_priority: i64,
     pub watchdog_failed: bool,
+    /// Its volumes fail, or its PostgreSQL does not answer.
+    pub unfit: bool,
     /// Its `vigil` object is there.
     pub vigil: bool,
 }
@@ -225,6 +229,22 @@ pub struct Memory {
     pub history_needed_since: Option<Boot>,
     /// Since when a standby that ought to stream does not.
     pub not_streaming_since: Option<Boot>,
+    /// Since when we lead.
+    pub led_since: Option<Boot>,
+    /// When the key was last to be handed over for reasons of health.
+    pub gave_up_at: Option<Boot>,
+    /// PostgreSQL is being killed, and then the key is given up.
+    pub yielding: bool,
+    /// When a hung server was killed to be started again, recent ones.
+    pub hang_kills: Vec<Boot>,
+    /// Since when the supervisor has been killing PostgreSQL.
+    pub killing_since: Option<Boot>,
+    /// Starts in a row whose server ended right away.
+    pub short_lives: u32,
+    /// Where replay stands while there is more to replay.
+    pub replay_stuck: Stuck,
+    /// How far the log was received while the leader is further.
+    pub receive_stuck: Stuck,
 }
 
 /// A switchover that this leader carries out.

@@ -11,7 +11,7 @@ use crate::core::database::DataDir;
 
 /// Names that PostgreSQL, Patroni and we create at the top of a data directory, beside `pg_*`.
 /// An interrupted base backup holds nothing else.
-const KNOWN_NAMES: [&str; 14] = [
+const KNOWN_NAMES: [&str; 15] = [
     "PG_VERSION",
     "backup_label",
     "backup_label.old",
@@ -23,10 +23,13 @@ const KNOWN_NAMES: [&str; 14] = [
     "log",
     "lost+found",
     "patroni.dynamic.json",
+    TRIED,
     "recovery.signal",
     "standby.signal",
     "tablespace_map",
 ];
+/// Base backups leave out what begins so.
+const TRIED: &str = "pgsql_tmp.pgvigil";
 /// More databases than this are not counted.
 const FOLDERS_MAX: usize = 100_000;
 /// A start writes about as much.
@@ -172,16 +175,40 @@ pub fn check_removable(data_dir: &Path) -> Result<(), DataDirError> {
 /// Whether a file of the size that every start writes finds room. It has no name and leaves
 /// nothing behind however this ends; a file system that has no such files is not asked.
 pub fn check_room(data_dir: &Path) -> Result<(), FileError> {
-    let open = File::options().write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(data_dir);
-    let written = open.and_then(|mut file| {
-        file.write_all(&[0; ROOM_BYTES])?;
-        file.sync_data()
-    });
-    match written {
-        Err(e) if matches!(e.kind(), io::ErrorKind::Unsupported | io::ErrorKind::IsADirectory) => {
-            Ok(())
-        }
+    match write_unnamed(data_dir, &[0; ROOM_BYTES]) {
+        Err(e) if knows_no_unnamed(&e) => Ok(()),
         other => other.map_err(at("write to", data_dir)),
+    }
+}
+
+fn write_unnamed(folder: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = File::options();
+    let options = options.write(true).mode(0o600).custom_flags(libc::O_TMPFILE);
+    write_and_sync(options.open(folder)?, bytes)
+}
+
+fn write_and_sync(mut file: File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes)?;
+    file.sync_data()
+}
+
+fn knows_no_unnamed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::IsADirectory)
+}
+
+/// Writes to a volume and syncs it, leaving nothing behind. Where the file system has no files
+/// without a name (NFS, FUSE) one with a name is written and stays, but only while a server runs,
+/// for a base backup and initdb want an empty directory. `false`: nothing could be tried.
+pub fn try_write(data_dir: &Path, folder: &Path, bytes: &[u8]) -> io::Result<bool> {
+    match write_unnamed(folder, bytes) {
+        Err(e) if knows_no_unnamed(&e) && data_dir.join("postmaster.pid").exists() => {
+            let mut options = File::options();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let file = options.custom_flags(libc::O_NOFOLLOW).open(folder.join(TRIED));
+            write_and_sync(file?, bytes).map(|()| true)
+        }
+        Err(e) if knows_no_unnamed(&e) || e.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|()| true),
     }
 }
 

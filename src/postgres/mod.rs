@@ -11,6 +11,7 @@ pub mod durable;
 pub mod files;
 pub mod history;
 pub mod pidfile;
+pub mod ping;
 pub mod probe;
 pub mod rewind;
 pub mod roles;

@@ -60,6 +60,7 @@ fn probe_sql(major: u32) -> String {
   current_setting('synchronous_standby_names') AS synchronous_standby_names,
   coalesce((SELECT wait_event = 'CheckpointerMain' FROM pg_stat_activity
     WHERE backend_type = 'checkpointer'), false) AS checkpointer_idle,
+  (SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL) AS writers,
   current_setting('primary_conninfo') AS primary_conninfo,
   current_setting('primary_slot_name') AS primary_slot_name,
   (SELECT json_agg(p) FROM (SELECT name, current_setting(name) AS old_value,
@@ -206,6 +207,7 @@ struct RawProbe {
     slots: Option<Vec<RawSlot>>,
     synchronous_standby_names: String,
     checkpointer_idle: bool,
+    writers: u32,
     primary_conninfo: String,
     primary_slot_name: String,
     pending_restart: Option<Vec<RawPending>>,
@@ -291,6 +293,7 @@ impl From<RawProbe> for Probe {
             slots: raw.slots.into_iter().flatten().map(Slot::from).collect(),
             synchronous_standby_names: raw.synchronous_standby_names,
             checkpointer_idle: raw.checkpointer_idle,
+            writers: raw.writers,
             primary_conninfo: raw.primary_conninfo,
             primary_slot_name: raw.primary_slot_name,
             pending_restart: raw

@@ -156,6 +156,13 @@ impl Session {
         self.run("checkpoint", "CHECKPOINT", within).await.map(|_| ())
     }
 
+    /// A small transaction that leaves nothing behind but its record in the log, and waits for the
+    /// local disk alone (see `config`).
+    pub async fn write(&mut self, within: Duration) -> Result<(), SessionError> {
+        let sql = "SELECT pg_logical_emit_message(true, 'pgvigil', '')";
+        self.run("write", sql, within).await.map(|_| ())
+    }
+
     /// The size of all databases on disk.
     pub async fn size_bytes(&mut self, within: Duration) -> Result<u64, SessionError> {
         let doing = "size of the databases";

@@ -314,6 +314,7 @@ impl World {
         let fresh = self.probe(p).filter(|_| self.server_moves(p)).map(Arc::new);
         let probe = fresh.or_else(|| agent.probe.as_ref().map(|(_, seen)| seen.value.clone()));
         PeerAnswer {
+            unfit: false,
             reachable: true,
             in_recovery: probe.as_ref().is_none_or(|p| p.in_recovery),
             position: probe.as_ref().and_then(|p| position(p)),

@@ -10,6 +10,7 @@ use crate::core::database::{DataDir, Probe};
 use crate::core::decide::decide;
 use crate::core::decision::Action;
 use crate::core::guard::Phase;
+use crate::core::health::Health;
 use crate::core::settings::Settings;
 use crate::core::time::Boot;
 use crate::core::timeline::History;
@@ -316,6 +317,7 @@ impl World {
             store: a.store.clone(),
             guard: self.guard_view(m),
             server,
+            health: Health::default(),
             job: self.data_job(m),
             peers: a.peers.clone(),
             peers_asked_at: a.peers_asked_at,

@@ -160,9 +160,7 @@ impl World {
         let flushed = server
             .senders
             .iter()
-            .filter(|(s, _)| {
-                names(&server.sync_names, &self.members[**s].name)
-            })
+            .filter(|(s, _)| names(&server.sync_names, &self.members[**s].name))
             .map(|(_, lsn)| *lsn)
             .max();
         let limit = if server.sync_names.is_empty() { u64::MAX } else { flushed.unwrap_or(0) };
@@ -472,6 +470,7 @@ impl World {
             receive_lsn: here.filter(|_| recovery),
             replay_lsn: here.filter(|_| recovery),
             checkpointer_idle: true,
+            writers: 0,
             wal_receiver: receiver,
             wal_senders: senders.collect(),
             synchronous_standby_names: server.sync_names.clone(),

@@ -22,6 +22,11 @@ pub struct Page {
     words: NonNull<AtomicU64>,
 }
 
+// SAFETY: the mapping belongs to no thread, and all access to it is atomic.
+unsafe impl Send for Page {}
+// SAFETY: as above.
+unsafe impl Sync for Page {}
+
 impl Page {
     /// Zeroes without a name: for this process and those that it forks.
     pub fn anonymous() -> io::Result<Page> {

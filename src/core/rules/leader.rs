@@ -8,6 +8,7 @@ use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::Action;
 use crate::core::guard::Phase;
 use crate::core::numbering::{self, Numbering};
+use crate::core::rules::health;
 use crate::core::sync;
 use crate::core::view::{Switchover, View};
 
@@ -173,7 +174,9 @@ fn hand_over(v: &View) -> Option<Outcome> {
     if !dead(v) || intended {
         return None;
     }
-    let at_once = v.settings.primary_start_timeout.is_zero();
+    // Its volume would end the next start, too, and the next.
+    let ailing = v.health.volume.is_some() && health::may_hand_over(v);
+    let at_once = v.settings.primary_start_timeout.is_zero() || ailing;
     if !at_once && !overdue(v) && v.memory.crashes.len() < CRASHES_MAX {
         return None;
     }
@@ -184,11 +187,11 @@ fn hand_over(v: &View) -> Option<Outcome> {
     candidates::successor(v, None)?;
     let tenure = v.guard.tenure?;
     let why = "demoting self because PostgreSQL does not stay up and a candidate is healthy";
-    Some(
-        Outcome::say(v, why)
-            .act(Action::Release { tenure })
-            .remember(|m| m.demoted_because = Some(why.to_owned())),
-    )
+    Some(Outcome::say(v, why).act(Action::Release { tenure }).remember(|m| {
+        m.demoted_because = Some(why.to_owned());
+        // There is no note for the candidate to wait for.
+        m.switchover = None;
+    }))
 }
 
 fn start(v: &View) -> Option<Outcome> {

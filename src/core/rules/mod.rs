@@ -1,6 +1,9 @@
 //! The rules in blocks, one file a block.
 
 pub mod follow;
+pub mod health;
+#[cfg(test)]
+mod health_tests;
 pub mod leader;
 pub mod pause;
 pub mod rejoin;

@@ -6,6 +6,7 @@ use crate::core::database::ControlState;
 use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::Action;
 use crate::core::guard::Phase;
+use crate::core::health::{self, PATIENCE};
 use crate::core::lsn::Lsn;
 use crate::core::time::Boot;
 use crate::core::timeline::checkpoint_end;
@@ -181,6 +182,11 @@ fn waiting(v: &View) -> Option<Outcome> {
     let limit = v.settings.primary_stop_timeout;
     let overdue = limit > Duration::ZERO && postmaster.permitted && v.now.since(since) > limit;
     let overdue = overdue || cut_off;
+    // One that is stopped or spins takes no signal but SIGKILL.
+    if let Some(why) = health::silence(v, PATIENCE) {
+        let why = format!("{why} while it should stop");
+        return Some(Outcome::say(v, why.clone()).act(Action::Fence { reason: why }).wake(SOON));
+    }
     // One that hangs or is frozen takes the signal later: it is repeated, but not at once.
     let told = v.memory.quit_at.is_some_and(|at| at >= since && v.now.since(at) < QUIT_EVERY);
     if overdue && !told {
@@ -204,11 +210,13 @@ fn done(v: &View) -> Option<Outcome> {
     }
     if v.server.shm_attached {
         // A backend that left the control group may still acknowledge: no signal of ours finds it.
-        let why = "a process of a dead PostgreSQL is outside the control group: waiting for its end";
+        let why =
+            "a process of a dead PostgreSQL is outside the control group: waiting for its end";
         return Some(Outcome::say(v, why).wake(SOON * 4));
     }
     let tenure = v.guard.tenure.filter(|t| v.guard.burned != Some(*t));
-    match tenure.filter(|_| v.holds_key()) {
+    // A fence ended the tenure before the key.
+    match tenure.filter(|_| v.holds_key()).or(v.reclaimable()) {
         // Crashed rather than shut down: nothing acknowledges any more, the key may go.
         Some(tenure) => {
             Some(Outcome::say(v, "giving the leader lock up").act(Action::Release { tenure }))

@@ -13,6 +13,10 @@ use crate::core::rules::pause;
 use crate::core::settings::SyncMode;
 use crate::core::view::{PeerAnswer, View, Work};
 
+/// A kill that takes longer than this waits for something that nobody knows the end of; the exit
+/// of processes with much memory takes part of it.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
+
 pub const RULES: &[Rule] = &[
     Rule {
         id: "safety.lost",
@@ -169,8 +173,20 @@ fn frozen(v: &View) -> Option<Outcome> {
 }
 
 fn killing(v: &View) -> Option<Outcome> {
-    (v.guard.phase == Phase::Killing)
-        .then(|| Outcome::say(v, "fenced; waiting until no process of PostgreSQL is left"))
+    if v.guard.phase != Phase::Killing {
+        return None;
+    }
+    let out = Outcome::say(v, "fenced; waiting until no process of PostgreSQL is left");
+    // What hangs in the kernel (state D) dies when its disk answers, maybe never. It is fenced:
+    // SIGKILL is pending, it executes no instruction of its own any more. But "empty" cannot be
+    // proven, so that the key is not given up; it runs out with its lease.
+    let since = v.memory.killing_since.unwrap_or(v.now);
+    if v.now.since(since) < KILLED_WITHIN {
+        return Some(out.wake(KILLED_WITHIN.saturating_sub(v.now.since(since))));
+    }
+    let why = "fenced; processes of PostgreSQL cannot be killed (is a disk hung?): the lease is \
+               left to expire";
+    Some(Outcome { why: why.to_owned(), lapse: true, ..out })
 }
 
 fn unpermitted(v: &View) -> Option<Outcome> {

@@ -12,6 +12,7 @@ use crate::core::database::{ControlData, ControlState, DataDir, Probe, WalSender
 use crate::core::decide::decide;
 use crate::core::decision::{Action, Decision};
 use crate::core::guard::Phase;
+use crate::core::health::Health;
 use crate::core::lsn::Lsn;
 use crate::core::settings::{ReplicaMethod, SyncMode};
 use crate::core::time::{Boot, Wall};
@@ -19,7 +20,7 @@ use crate::core::view::*;
 
 const TENURE: Tenure = Tenure { lease_id: 7, mod_revision: 70 };
 
-fn at(ms: u64) -> Boot {
+pub fn at(ms: u64) -> Boot {
     Boot(1_000_000_000_000 + ms * 1_000_000)
 }
 
@@ -52,7 +53,7 @@ fn control(state: ControlState) -> ControlData {
     }
 }
 
-fn peer(timeline: u32, position: u64) -> PeerAnswer {
+pub fn peer(timeline: u32, position: u64) -> PeerAnswer {
     PeerAnswer {
         reachable: true,
         in_recovery: true,
@@ -65,7 +66,7 @@ fn peer(timeline: u32, position: u64) -> PeerAnswer {
 }
 
 /// `a` of the members a, b, c; PostgreSQL runs and answered just now.
-fn view(leader: Option<&str>, in_recovery: bool) -> View {
+pub fn view(leader: Option<&str>, in_recovery: bool) -> View {
     let leads = leader == Some("a");
     let leader = leader.map(|name| LeaderKey {
         name: name.into(),
@@ -130,6 +131,7 @@ fn view(leader: Option<&str>, in_recovery: bool) -> View {
             upstream: Some("postgres://b:5432/postgres".into()),
             ..Server::default()
         },
+        health: Health::default(),
         job: None,
         peers: Default::default(),
         peers_asked_at: None,
@@ -139,13 +141,13 @@ fn view(leader: Option<&str>, in_recovery: bool) -> View {
 }
 
 impl View {
-    fn with_cluster(mut self, change: impl FnOnce(&mut Cluster)) -> View {
+    pub fn with_cluster(mut self, change: impl FnOnce(&mut Cluster)) -> View {
         let seen = self.store.cluster.as_mut().expect("known");
         change(Arc::make_mut(&mut seen.value));
         self
     }
 
-    fn with_probe(mut self, change: impl FnOnce(&mut Probe)) -> View {
+    pub fn with_probe(mut self, change: impl FnOnce(&mut Probe)) -> View {
         change(Arc::make_mut(&mut self.server.probe.as_mut().expect("answered").value));
         self
     }
@@ -159,7 +161,7 @@ impl View {
     }
 
     /// No postmaster, nothing left of it.
-    fn stopped(mut self, state: ControlState) -> View {
+    pub fn stopped(mut self, state: ControlState) -> View {
         self.server.postmaster = None;
         self.server.probe = None;
         self.guard.populated = false;
