@@ -25,11 +25,11 @@ unit: setup
 # Everything in tests/ but the scenarios on real clusters: those run one after the other, because
 # their times are judged, and print what they saw.
 parts: setup
-	cargo test --locked --test tests -- --skip cluster:: --skip dcs:: --skip sim::
+	cargo test --locked --test tests -- --skip cluster:: --skip dcs:: --skip health:: --skip sim::
 	cargo test --locked --test tests -- --test-threads=1 dcs:: sim::
 
 cluster: setup
-	cargo test --locked --test tests -- --nocapture --test-threads=1 cluster::
+	cargo test --locked --test tests -- --nocapture --test-threads=1 cluster:: health::
 
 bench: setup
 	cargo test --locked --release --test tests -- --nocapture --ignored bench::

@@ -46,6 +46,16 @@ enum Command {
         /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
         config: Option<PathBuf>,
     },
+    /// Whether this server protects its member, and by what; exit 0: all is well, 3: it works with
+    /// warnings, 1: something is bad
+    Doctor {
+        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
+        config: Option<PathBuf>,
+        /// How to print it
+        #[arg(short, long, value_name = "FORMAT", default_value = "pretty",
+              value_parser = ["pretty", "json"])]
+        format: String,
+    },
     /// Play a cluster under faults: --seed N, or --seeds COUNT [--seed BASE]
     #[command(disable_help_flag = true)]
     Sim {
@@ -75,6 +85,9 @@ fn main() {
         Some(Command::Ctl { args }) => cli::run(with_name("pgvigil ctl", args)),
         Some(Command::Sim { args }) => sim::run(args),
         Some(Command::CheckConfig { config }) => check_config(config.as_deref()),
+        Some(Command::Doctor { config, format }) => {
+            cli::doctor(config.as_deref(), &environment(), format == "json")
+        }
         Some(Command::SelfCheck) => 0,
         Some(Command::ProbeVolumes { page, data_dir }) => agent::probe_volumes(&page, &data_dir),
         Some(Command::Agent { config }) => agent::run(config, environment()),

@@ -14,7 +14,7 @@ use crate::lab::process::{can_make_control_groups, lives, signal};
 use crate::lab::wait::{let_pass, wait_until};
 use crate::lab::{self, Lab, Means, Product, Settings, pypi};
 
-type Scenario = (&'static str, fn(&mut Lab));
+pub type Scenario = (&'static str, fn(&mut Lab));
 
 /// The faults that must be survived by either means of fencing.
 const FAULTS: &[Scenario] = &[
@@ -115,7 +115,7 @@ fn replicas() {
     run("replicas", Settings::default(), REPLICAS);
 }
 
-fn run(cluster: &str, settings: Settings, scenarios: &[Scenario]) {
+pub fn run(cluster: &str, settings: Settings, scenarios: &[Scenario]) {
     let wanted = std::env::var("SCENARIO").unwrap_or_default();
     let scenarios: Vec<_> = scenarios.iter().filter(|(name, _)| name.contains(&wanted)).collect();
     if scenarios.is_empty() {

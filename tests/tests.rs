@@ -7,6 +7,7 @@ mod cluster;
 mod dcs;
 mod docs;
 mod etcd;
+mod health;
 mod lab;
 mod methods;
 mod mixed;

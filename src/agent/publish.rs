@@ -21,8 +21,8 @@ use super::world::World;
 
 /// Patroni's word for the state of the local server.
 pub fn state_word(world: &World) -> &'static str {
-    let running_job = world.link.jobs.iter().find(|j| j.ended.is_none());
-    match running_job.and_then(|j| super::world::work_of(j.id)) {
+    let mut running = world.link.jobs.iter().filter(|j| j.ended.is_none());
+    match running.find_map(|j| super::world::work_of(j.id)) {
         Some(Work::Initdb) => return "initializing new cluster",
         Some(Work::BaseBackup) => return "creating replica",
         Some(Work::Rewind) | None => {}

@@ -258,6 +258,7 @@ async fn keep_running(drivers: &Drivers, page: &Page, path: &Path, started_at: &
             *started_at = now;
             page.store(STOP, 0);
             page.store(LAYOUT, 0);
+            page.store(PID, 0);
             let data_dir = drivers.setup().data_dir();
             let words = ["/proc/self/exe", "probe-volumes"].map(str::to_owned);
             let paths = [path, &*data_dir].map(|path| path.to_string_lossy().into_owned());

@@ -10,6 +10,7 @@ mod configuration;
 mod console;
 mod context;
 mod diff;
+mod doctor;
 mod handover;
 mod inform;
 mod members;
@@ -25,6 +26,8 @@ mod session;
 mod table;
 
 use std::ffi::OsString;
+
+pub use doctor::run as doctor;
 
 use args::Command;
 use click::Parsed;

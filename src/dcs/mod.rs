@@ -9,6 +9,7 @@ mod endpoints;
 mod error;
 mod keys;
 mod lease;
+mod look;
 mod race;
 mod watch;
 mod writes;

@@ -139,7 +139,8 @@ pub fn own() -> io::Result<PathBuf> {
     })
 }
 
-fn find(mounts: &str, groups: &str) -> Option<PathBuf> {
+/// The same for what is read of any process.
+pub fn find(mounts: &str, groups: &str) -> Option<PathBuf> {
     let mount = mounts.lines().find_map(|line| {
         let mut words = line.split(' ').skip(1);
         let (place, kind) = (words.next()?, words.next()?);

@@ -22,6 +22,35 @@ pub fn monotonic_us() -> u64 {
     now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000
 }
 
+/// How the kernel corrects the clocks now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discipline {
+    pub synchronized: bool,
+    /// Correction of the rate, parts per million.
+    pub rate_ppm: i64,
+    /// Bound of the wall clock's error, as its daemon claims.
+    pub max_error_us: i64,
+}
+
+/// Reads it; adjusts nothing.
+pub fn discipline() -> std::io::Result<Discipline> {
+    // SAFETY: all fields of `timex` may be zero; with no modes set adjtimex(2) only reads.
+    let (state, timex) = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&mut timex), timex)
+    };
+    if state < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // `freq` counts in 2^-16 ppm; a tick is 10 ms of CLOCK_MONOTONIC in microseconds.
+    let rate_ppm = timex.freq / 65_536 + (timex.tick - 10_000) * 100;
+    Ok(Discipline {
+        synchronized: state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0,
+        rate_ppm,
+        max_error_us: timex.maxerror,
+    })
+}
+
 /// `at` in the local time zone, as Patroni's log prints it: `2026-11-21 12:38:37,123`.
 pub fn local(at: Wall) -> String {
     let seconds: libc::time_t = at.0.div_euclid(1_000_000);

@@ -12,6 +12,18 @@ pub fn render(settings: &Settings, member: u8, directory: &Path) -> String {
     let hosts = hosts.join(", ");
     let (address, base) = (Host::Member(member).address(), directory.display());
     let bin_dir = settings.bin_dir.display();
+    let (volume, health) = match settings.health {
+        None => ("", String::new()),
+        Some((limit, every)) => (
+            "/volume",
+            format!(
+                "vigil:
+  health: {{answer_timeout: {limit}, write_timeout: {limit}, storage_timeout: {limit},
+    hand_over_interval: {every}}}
+"
+            ),
+        ),
+    };
     format!(
         "\
 scope: lab
@@ -45,7 +57,7 @@ bootstrap:
 postgresql:
   listen: {address}:{POSTGRES_PORT}
   connect_address: {address}:{POSTGRES_PORT}
-  data_dir: {base}/data
+  data_dir: {base}{volume}/data
   bin_dir: {bin_dir}
   pgpass: {base}/pgpass
   authentication:
@@ -62,6 +74,6 @@ postgresql:
   - local all all scram-sha-256
   - host replication replicator 10.77.0.0/24 scram-sha-256
   - host all all 10.77.0.0/24 scram-sha-256
-"
+{health}"
     )
 }

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::net::{Host, Network};
 use super::process::{self, child_with, control_groups, lives, signal};
+use super::volume::Volume;
 use super::wait::wait_until;
 use super::{Means, Product, Settings, config, make_directory, postgres_user, run_as_postgres};
 
@@ -18,6 +19,7 @@ pub struct Member {
     pub number: u8,
     pub product: Product,
     directory: PathBuf,
+    volume: Option<Volume>,
     /// The program and its first arguments.
     program: Vec<String>,
     control_group: Option<PathBuf>,
@@ -37,6 +39,7 @@ impl Member {
         let host = Host::Member(number);
         let directory = base.join(format!("m{number}"));
         make_directory(&directory);
+        let volume = settings.health.map(|_| Volume::new(&directory));
         let text = config::render(settings, number, &directory);
         fs::write(directory.join("config.yml"), text).expect("configuration");
         let control_group = match settings.means {
@@ -45,7 +48,16 @@ impl Member {
         };
         let (product, program) = (settings.product, program.to_vec());
         let namespace = network.path(host);
-        Member { number, product, directory, program, control_group, namespace, child: None }
+        Member {
+            number,
+            product,
+            directory,
+            volume,
+            program,
+            control_group,
+            namespace,
+            child: None,
+        }
     }
 
     /// What its next start runs.
@@ -73,7 +85,7 @@ impl Member {
     }
 
     pub fn data_directory(&self) -> PathBuf {
-        self.directory.join("data")
+        self.volume.as_ref().map_or(&*self.directory, Volume::place).join("data")
     }
 
     /// What the member and its PostgreSQL wrote to standard output and error.
@@ -118,6 +130,21 @@ impl Member {
         text.lines().next()?.trim().parse().ok().filter(|&pid| lives(pid))
     }
 
+    pub fn volume(&self) -> &Volume {
+        self.volume.as_ref().expect("a laboratory with volumes")
+    }
+
+    pub fn calm_volume(&self) {
+        self.volume.iter().for_each(Volume::calm);
+    }
+
+    /// Every process in the group of PostgreSQL.
+    pub fn postgres_pids(&self) -> Vec<i32> {
+        let group = self.control_group.as_ref().expect("a control group").join("postgres");
+        let pids = fs::read_to_string(group.join("cgroup.procs")).expect("cgroup.procs");
+        pids.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     pub fn signal_postmaster(&self, wanted: Signal) {
         signal(self.postmaster().expect("a postmaster"), wanted);
     }
@@ -134,6 +161,8 @@ impl Member {
     pub fn reap(&mut self) {
         let memory = pgvigil::supervisor::memory_path(postgres_user().0, &self.data_directory());
         let _ = fs::remove_file(memory);
+        let page = pgvigil::agent::volume_page(postgres_user().0, &self.data_directory());
+        let _ = fs::remove_file(page);
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

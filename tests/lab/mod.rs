@@ -14,6 +14,7 @@ pub mod net;
 pub mod process;
 pub mod pypi;
 pub mod view;
+pub mod volume;
 pub mod wait;
 pub mod writer;
 
@@ -80,6 +81,9 @@ pub struct Settings {
     pub retry_timeout: u32,
     pub synchronous: bool,
     pub use_pg_rewind: bool,
+    /// Each member's data on a volume of its own; seconds of every limit of `vigil.health`, and of
+    /// its `hand_over_interval`.
+    pub health: Option<(u64, u64)>,
     pub bin_dir: PathBuf,
 }
 
@@ -95,6 +99,7 @@ impl Default for Settings {
             retry_timeout: 2,
             synchronous: false,
             use_pg_rewind: true,
+            health: None,
             bin_dir: distribution(),
         }
     }
@@ -363,6 +368,8 @@ impl Drop for Lab {
             self.keep_logs();
         }
         for member in &mut self.members {
+            // What hangs cannot be killed.
+            member.calm_volume();
             self.network.kill_all(member.host());
         }
     }
@@ -408,6 +415,7 @@ pub fn directory() -> tempfile::TempDir {
 fn sweep_files() {
     for entry in fs::read_dir("/var/tmp").into_iter().flatten().flatten() {
         if process::is_leftover(&entry.file_name().to_string_lossy()) {
+            volume::release(&entry.path());
             fs::remove_dir_all(entry.path()).unwrap_or_else(|e| eprintln!("{e}"));
         }
     }
@@ -436,6 +444,10 @@ fn run_as_postgres(namespace: &Path, control_group: Option<&Path>, command: &[St
 /// A directory that belongs to `postgres`.
 fn make_directory(path: &Path) {
     fs::create_dir(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    owner_of_postgres(path);
+}
+
+fn owner_of_postgres(path: &Path) {
     let (uid, gid) = postgres_user();
     std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("chown");
 }

@@ -1,0 +1,40 @@
+//! What each endpoint says of itself, for people: decisions ask the cluster, not its members.
+
+use std::time::Duration;
+
+use crate::sys::clock;
+
+use super::Dcs;
+use super::endpoints::Link;
+
+/// One endpoint, asked alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub url: String,
+    /// Its version, or why there is none.
+    pub version: Result<String, String>,
+    /// From the question to the answer, connecting included.
+    pub took: Duration,
+}
+
+impl Dcs {
+    /// Asks every endpoint in turn for its version; each has `within`.
+    pub async fn endpoints_seen(&self, within: Duration) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        for index in 0..self.endpoints.len() {
+            let begun = clock::boot();
+            let ask = async {
+                let client = self.endpoints.client(index, Link::Alone).await?;
+                client.maintenance_client().status().await
+            };
+            let version = match tokio::time::timeout(within, ask).await {
+                Ok(Ok(status)) => Ok(status.version().to_owned()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("no answer within {} ms", within.as_millis())),
+            };
+            let url = self.endpoints.url(index).to_owned();
+            seen.push(Seen { url, version, took: clock::boot().since(begun) });
+        }
+        seen
+    }
+}
