@@ -18,8 +18,9 @@ const LIMIT: Duration = Duration::from_secs(4);
 /// ttl of 5 s, and etcd's half second.
 const LEFT_TO_EXPIRE: Duration = Duration::from_millis(10_500);
 
-/// A pause between looks, the question for candidates, the race, and this machine.
-const SLACK: Duration = Duration::from_secs(6);
+/// A pause between looks, the question for candidates, the race, the promotion: a few seconds, and
+/// many on a machine that does much else.
+const SLACK: Duration = Duration::from_secs(20);
 
 const SCENARIOS: &[Scenario] = &[
     ("postmaster stopped", postmaster_stopped),
@@ -83,7 +84,7 @@ fn writer_stopped(lab: &mut Lab) {
     let works = lab.query(old, sql).is_ok();
     println!("    a new session {} write", if works { "can" } else { "cannot" });
     if works {
-        let_pass(LIMIT + SLACK);
+        let_pass(LIMIT * 3);
         assert_eq!(leader(lab), old);
         assert_eq!(lab.member(old).postmaster(), postmaster);
         all.iter().for_each(|&pid| signal(pid, Signal::SIGCONT));
@@ -145,7 +146,7 @@ fn standby_read_only(lab: &mut Lab) {
         (health["fit"] == false && health["findings"].to_string().contains("read-only"))
             .then_some(())
     });
-    let_pass(LIMIT + SLACK);
+    let_pass(LIMIT * 3);
     let again = starts(lab) - before;
     println!("    PostgreSQL was started {again} times on the read-only volume");
     assert!(again <= 5, "{again} starts");

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use etcd_client::Error;
+
 use crate::sys::clock;
 
 use super::Dcs;
@@ -29,6 +31,7 @@ impl Dcs {
             };
             let version = match tokio::time::timeout(within, ask).await {
                 Ok(Ok(status)) => Ok(status.version().to_owned()),
+                Ok(Err(Error::GRpcStatus(status))) => Err(status.message().to_owned()),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err(format!("no answer within {} ms", within.as_millis())),
             };

@@ -160,7 +160,6 @@ fn a_full_or_read_only_volume_is_left_without_losing_a_commit() {
         assert_eq!(d.memory.switchover.as_ref().map(|s| &*s.to), Some("b"));
         // The shutdown checkpoint could not be written: it crashed instead.
         v.memory = d.memory;
-        v.memory.gave_up_at = None;
         v.server.postmaster = None;
         v.server.probe = None;
         v.guard.populated = false;

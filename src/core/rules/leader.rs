@@ -175,7 +175,8 @@ fn hand_over(v: &View) -> Option<Outcome> {
         return None;
     }
     // Its volume would end the next start, too, and the next.
-    let ailing = v.health.volume.is_some() && health::may_hand_over(v);
+    let decided = v.memory.switchover.is_some() || health::may_hand_over(v);
+    let ailing = v.health.volume.is_some() && decided;
     let at_once = v.settings.primary_start_timeout.is_zero() || ailing;
     if !at_once && !overdue(v) && v.memory.crashes.len() < CRASHES_MAX {
         return None;
