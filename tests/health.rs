@@ -14,9 +14,9 @@ use crate::lab::{Lab, Settings};
 /// `answer_timeout`, `write_timeout` and `storage_timeout` of these laboratories.
 const LIMIT: Duration = Duration::from_secs(4);
 
-/// From a kill that cannot be carried out to the end of the lease: the kill's patience of 5 s, the
+/// From a kill that cannot be carried out to the end of the lease: the kill's patience of 1 s, the
 /// ttl of 5 s, and etcd's half second.
-const LEFT_TO_EXPIRE: Duration = Duration::from_millis(10_500);
+const LEFT_TO_EXPIRE: Duration = Duration::from_millis(6500);
 
 /// A pause between looks, the question for candidates, the race, the promotion: a few seconds, and
 /// many on a machine that does much else.

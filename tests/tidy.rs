@@ -14,7 +14,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         &["api", "config", "core", "dcs", "link", "postgres", "sys", "telemetry", "watchdog"],
     ),
     ("api", &["config", "core", "sys"]),
-    ("cli", &["api", "config", "core", "dcs", "postgres", "sys"]),
+    ("cli", &["api", "config", "core", "dcs", "postgres", "sys", "watchdog"]),
     ("config", &["core"]),
     ("core", &[]),
     ("dcs", &["core", "sys"]),

@@ -1,4 +1,4 @@
-//! The machine: clocks, what the kernel can do, control groups, watchdog devices.
+//! The machine: clocks, what the kernel can do, control groups.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -8,7 +8,6 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::WatchdogMode;
 use crate::sys::cgroup::{self, Group};
 use crate::sys::process::{self, Child, Spec};
 use crate::sys::{clock, proc};
@@ -28,7 +27,6 @@ pub fn checks(known: &Known) -> Vec<Check> {
     let mut checks = clocks(known);
     checks.push(pidfd());
     checks.push(groups(known));
-    checks.extend(watchdog(known));
     checks
 }
 
@@ -207,40 +205,4 @@ fn wait_until(mut ready: impl FnMut() -> bool) -> io::Result<Duration> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// From sysfs alone.
-fn watchdog(known: &Known) -> Vec<Check> {
-    let topic = "watchdog";
-    let mode = known.local.as_ref().map_or(WatchdogMode::Automatic, |local| local.watchdog.mode);
-    if mode == WatchdogMode::Off {
-        return vec![Check::good(topic, "switched off (watchdog.mode: off)")];
-    }
-    let entries = fs::read_dir("/sys/class/watchdog").into_iter().flatten().flatten();
-    let mut devices: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    devices.sort();
-    let lines: Vec<String> = devices.iter().map(|device| describe(device)).collect();
-    if lines.is_empty() {
-        let advice = "modprobe softdog, or a hardware driver: without a device a server whose \
-                      kernel hangs is fenced by nothing but its lease's end";
-        return vec![Check::warning(topic, "no device in /sys/class/watchdog", advice)];
-    }
-    lines.into_iter().map(|line| Check::good(topic, line)).collect()
-}
-
-fn describe(device: &Path) -> String {
-    let read = |name: &str| {
-        fs::read_to_string(device.join(name))
-            .map_or_else(|_| "?".to_owned(), |s| s.trim().to_owned())
-    };
-    let name = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let nowayout = if read("nowayout") == "1" { ", nowayout" } else { "" };
-    format!(
-        "/dev/{name}: {}, {}, timeout {} s of {} to {}{nowayout}",
-        read("identity"),
-        read("state"),
-        read("timeout"),
-        read("min_timeout"),
-        read("max_timeout")
-    )
 }

@@ -124,7 +124,7 @@ pub async fn checks(known: &Known) -> Vec<Check> {
     let (Some(local), Some(effective)) = (&known.local, &known.effective) else {
         return Vec::new();
     };
-    let mut checks = vec![member(known), budget(effective)];
+    let mut checks = vec![member(known)];
     checks.extend(etcd(known, effective).await);
     checks.push(programs(local));
     checks.extend(volumes(local));
@@ -156,25 +156,6 @@ fn member(known: &Known) -> Check {
         Some(fence) => {
             Check::bad(topic, format!("{what}; {fence}"), "pgvigilctl explain tells why")
         }
-    }
-}
-
-fn budget(effective: &Effective) -> Check {
-    let topic = "lease";
-    let ttl = effective.settings.ttl;
-    match Budget::new(ttl, effective.rho_ppm) {
-        Ok(budget) => Check::good(
-            topic,
-            format!(
-                "ttl {} s: frozen after {:.1} s without confirmation, renewed every {:.1} s, \
-                 nobody else leads before {:.1} s",
-                ttl.as_secs(),
-                budget.t1.as_secs_f32(),
-                budget.k.as_secs_f32(),
-                budget.exclusive.as_secs_f32()
-            ),
-        ),
-        Err(error) => Check::bad(topic, error.to_string(), "raise ttl, or lower vigil.rho"),
     }
 }
 

@@ -2,6 +2,7 @@
 //! tried or read where it is in force, not inferred from what was configured; nothing is changed.
 //! No watchdog device is opened: opening arms it.
 
+mod fence;
 mod machine;
 mod member;
 mod service;
@@ -68,6 +69,7 @@ pub fn run(config: Option<&Path>, environment: &BTreeMap<String, String>, as_jso
 async fn examine(config: Option<&Path>, environment: &BTreeMap<String, String>) -> Vec<Check> {
     let (known, mut checks) = member::Known::gather(config, environment).await;
     checks.extend(member::checks(&known).await);
+    checks.extend(fence::checks(&known));
     checks.extend(machine::checks(&known));
     checks.extend(service::checks(&known));
     checks

@@ -9,6 +9,7 @@ use crate::core::database::ControlState;
 use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::Action;
 use crate::core::guard::Phase;
+use crate::core::health::Illness;
 use crate::core::rules::pause;
 use crate::core::settings::SyncMode;
 use crate::core::view::{PeerAnswer, View, Work};
@@ -181,8 +182,11 @@ fn killing(v: &View) -> Option<Outcome> {
     // SIGKILL is pending, it executes no instruction of its own any more. But "empty" cannot be
     // proven, so that the key is not given up; it runs out with its lease.
     let since = v.memory.killing_since.unwrap_or(v.now);
-    if v.now.since(since) < KILLED_WITHIN {
-        return Some(out.wake(KILLED_WITHIN.saturating_sub(v.now.since(since))));
+    // Where a volume is known to hang there is less to wait for.
+    let hangs = v.health.volume.is_some_and(|ailing| ailing.illness == Illness::Hung);
+    let within = if hangs { KILLED_WITHIN / 5 } else { KILLED_WITHIN };
+    if v.now.since(since) < within {
+        return Some(out.wake(within.saturating_sub(v.now.since(since))));
     }
     let why = "fenced; processes of PostgreSQL cannot be killed (is a disk hung?): the lease is \
                left to expire";
