@@ -26,7 +26,7 @@ use super::lease::LeaseError;
 use super::orders::OrderError;
 use super::server::{self, ServerError};
 use super::sql::{self, LeaderError};
-use super::{bootstrap, hooks, peers, replica, store};
+use super::{bootstrap, hooks, peers, replica, store, volume};
 
 /// A checkpoint before a planned stop shortens the stop; one that takes longer is not waited for.
 const BEFORE_STOP: Duration = Duration::from_secs(60);
@@ -195,6 +195,8 @@ async fn order(d: &Drivers, order: Order) -> Result<(), ActionError> {
 
 /// The supervisor ends, and this agent with it.
 async fn end(d: &Drivers, last: Order, facts: &mut Vec<Fact>) -> Result<(), ActionError> {
+    // Before: the supervisor ends us with itself.
+    volume::stop(&d.setup());
     order(d, last).await?;
     facts.push(Fact::SaidGoodbye);
     Ok(())

@@ -104,8 +104,7 @@ async fn live(origin: Origin, local: Arc<Local>) -> i32 {
     };
     let (supervisor, setup) = (drivers.supervisor.clone(), drivers.setup());
     let end = assemble(drivers, snapshot, listener, inbox).run().await;
-    // While the supervisor lives the next agent goes on with it.
-    if end != End::LinkLost {
+    if matches!(end, End::GiveUp(_)) {
         volume::stop(&setup);
     }
     ended(&supervisor, end).await

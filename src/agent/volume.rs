@@ -189,7 +189,7 @@ impl Watched {
 pub async fn watch(drivers: Arc<Drivers>) {
     let setup = drivers.setup();
     let path = own_page(&setup);
-    let page = match Page::named(&path, true) {
+    let mut page = match Page::named(&path, true) {
         Ok(page) => page,
         Err(error) => {
             tracing::error!("the volumes are not watched: {}: {error}", path.display());
@@ -208,7 +208,7 @@ pub async fn watch(drivers: Arc<Drivers>) {
             page.store(STOP, 1);
             (None, Vec::new())
         } else {
-            keep_running(&drivers, &page, &path, &mut started_at).await;
+            keep_running(&drivers, &mut page, &path, &mut started_at).await;
             let waits = proc::stat(page.load(PID) as i32).is_some_and(|s| "DS".contains(s.state));
             watched.look(page.load(BEGUN), waits, now);
             read(&page, &watched, limit, now)
@@ -243,7 +243,7 @@ pub fn stop(setup: &Setup) {
 }
 
 /// One that was started by an earlier agent goes on; another build's is replaced.
-async fn keep_running(drivers: &Drivers, page: &Page, path: &Path, started_at: &mut Boot) {
+async fn keep_running(drivers: &Drivers, page: &mut Page, path: &Path, started_at: &mut Boot) {
     let now = clock::boot();
     let state = drivers.supervisor.state();
     let mut jobs = state.jobs.iter();
@@ -256,6 +256,10 @@ async fn keep_running(drivers: &Drivers, page: &Page, path: &Path, started_at: &
         None if begins => return,
         None => {
             *started_at = now;
+            // An end that was refused has removed the file.
+            if let Ok(there) = Page::named(path, true) {
+                *page = there;
+            }
             page.store(STOP, 0);
             page.store(LAYOUT, 0);
             page.store(PID, 0);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::core::guard::Event;
 use crate::core::budget::Budget;
+use crate::core::guard::Event;
 use crate::core::view::Work;
 
 use super::action::{Done, Failed};
