@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::Effective;
 use crate::core::PATRONI_VERSION;
 use crate::core::cluster::{HistoryEntry, Status, Tenure};
 use crate::core::database::Probe;
 use crate::core::decision::Upstream;
+use crate::core::slots::{PermanentSlot, SlotKind, SlotWork, slot_name};
 use crate::core::time::Boot;
 use crate::core::timeline::History;
 use crate::core::view::{OwnLease, View};
@@ -17,11 +19,11 @@ use crate::dcs::documents::{self, MemberDocument};
 use crate::dcs::{Key, Write};
 use crate::link::order::{Order, PgSignal};
 use crate::postgres::conninfo;
-use crate::postgres::slots::slot_name;
+use crate::postgres::session::{Session, SessionError};
 use crate::sys::clock;
 
 use super::disk::on_disk;
-use super::drivers::Drivers;
+use super::drivers::{Drivers, Setup};
 use super::events::{Event, Fact};
 use super::executor::{self, ActionError, chain};
 use super::publish::{role_word, state_word};
@@ -31,12 +33,14 @@ use super::{server, sql};
 
 const SQL_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
 
+const LOGICAL_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// One round of duties, computed in the loop, carried out beside it.
 struct Round {
     drivers: Arc<Drivers>,
     member: Option<(String, OwnLease)>,
     leader: Option<Leader>,
-    slots: Slots,
+    slots: SlotWork,
 }
 
 struct Leader {
@@ -44,12 +48,6 @@ struct Leader {
     status: Option<String>,
     /// The timeline whose history is not published yet, with what is known of older ones.
     history: Option<(u32, Vec<HistoryEntry>)>,
-}
-
-#[derive(Default)]
-struct Slots {
-    create: Vec<String>,
-    drop: Vec<String>,
 }
 
 /// What the server is, for its configuration files.
@@ -69,15 +67,13 @@ pub fn start(turn: &mut Turn, now: Boot) {
         drivers: turn.drivers.clone(),
         member: member(turn, due),
         leader: leader(turn, &view, due),
-        slots: slots(turn, &view, due),
+        slots: turn.slots.plan(&view, due),
     };
     if due {
         turn.duties_at = now;
     }
-    let idle = round.member.is_none()
-        && round.leader.is_none()
-        && round.slots.create.is_empty()
-        && round.slots.drop.is_empty();
+    let idle =
+        round.member.is_none() && round.leader.is_none() && round.slots == SlotWork::default();
     if !idle {
         turn.duties = Some(executor::apart(round.run()));
     }
@@ -132,7 +128,7 @@ fn member_document(turn: &Turn) -> String {
         xlog_location: probe.and_then(crate::core::view::position),
         replay_lsn: probe.and_then(|p| p.replay_lsn).filter(|_| recovering),
         receive_lsn: probe.and_then(|p| p.receive_lsn).filter(|_| recovering),
-        replication_state: probe.and_then(replication_state),
+        replication_state: probe.and_then(|p| replication_state(&setup.replica, p)),
         timeline: probe.map(|p| p.timeline),
         scheduled_restart: scheduled_restart(turn, probe),
         pause: world.settings.paused,
@@ -146,15 +142,22 @@ pub fn scheduled_restart(turn: &Turn, probe: Option<&Probe>) -> Option<serde_jso
     turn.scheduled_restart.as_ref().map(|plan| plan.published(started))
 }
 
-fn replication_state(probe: &Probe) -> Option<String> {
+fn replication_state(effective: &Effective, probe: &Probe) -> Option<String> {
+    if !probe.in_recovery {
+        return None;
+    }
     let streaming = probe.wal_receiver.as_ref().is_some_and(|r| r.status == "streaming");
-    (probe.in_recovery && streaming).then(|| "streaming".to_owned())
+    match (streaming, effective.restores()) {
+        (true, _) => Some("streaming".to_owned()),
+        (false, true) => Some("in archive recovery".to_owned()),
+        (false, false) => None,
+    }
 }
 
 fn leader(turn: &mut Turn, view: &View, due: bool) -> Option<Leader> {
     let tenure = view.guard.tenure.filter(|_| view.holds_key() && view.is_primary())?;
     let probe = view.probe()?;
-    let status = due.then(|| documents::status_json(&status(view, probe)));
+    let status = due.then(|| documents::status_json(&status(turn, view, probe)));
     let status = status.filter(|s| turn.world.status_written.as_ref() != Some(s));
     let known = view.cluster()?.history.last().map_or(0, |h| h.timeline);
     let history = (probe.timeline > 1
@@ -164,7 +167,7 @@ fn leader(turn: &mut Turn, view: &View, due: bool) -> Option<Leader> {
     (status.is_some() || history.is_some()).then_some(Leader { tenure, status, history })
 }
 
-fn status(view: &View, probe: &Probe) -> Status {
+fn status(turn: &Turn, view: &View, probe: &Probe) -> Status {
     let mut slots: BTreeMap<_, _> = probe
         .slots
         .iter()
@@ -172,50 +175,7 @@ fn status(view: &View, probe: &Probe) -> Status {
         .collect();
     let own = slot_name(&view.name);
     slots.extend(probe.flush_lsn.map(|lsn| (own, lsn)));
-    let members = view.cluster().map(|c| c.members.keys().map(|m| slot_name(m)).collect());
-    Status { optime: probe.flush_lsn, slots, retain_slots: members.unwrap_or_default() }
-}
-
-/// A leader keeps a physical slot for every member that streams from it; a replica keeps none
-/// that nobody uses, since it would hold WAL for ever. A slot goes when its member has been away
-/// for `member_slots_ttl`.
-fn slots(turn: &mut Turn, view: &View, due: bool) -> Slots {
-    let (Some(probe), Some(cluster)) = (view.probe(), view.cluster()) else {
-        return Slots::default();
-    };
-    if !view.settings.use_slots {
-        return Slots::default();
-    }
-    for member in cluster.members.keys() {
-        turn.members_seen.insert(slot_name(member), view.now);
-    }
-    let present = |name: &str| probe.slots.iter().any(|s| s.name == name);
-    let inactive = |s: &&crate::core::database::Slot| s.kind == "physical" && !s.active;
-    let idle = probe.slots.iter().filter(inactive).map(|s| s.name.clone());
-    if view.is_primary() && view.holds_key() {
-        let create = view
-            .others()
-            .filter(|m| m.tags.replicatefrom.as_ref().is_none_or(|from| *from == view.name))
-            .map(|m| slot_name(&m.name))
-            .filter(|name| !present(name))
-            .collect();
-        let ttl = view.settings.member_slots_ttl;
-        let gone = |name: &String| {
-            turn.members_seen.get(name).is_some_and(|seen| view.now.since(*seen) > ttl)
-        };
-        // A missing slot keeps a replica from streaming: created at once.
-        Slots { create, drop: if due { idle.filter(gone).collect() } else { Vec::new() } }
-    } else {
-        let members = |name: &String| turn.members_seen.contains_key(name);
-        let cascades = view.others().any(|m| m.tags.replicatefrom.as_ref() == Some(&view.name));
-        // A primary that does not see its key just now keeps what its replicas need.
-        let drop = if cascades || !due || !probe.in_recovery {
-            Vec::new()
-        } else {
-            idle.filter(members).collect()
-        };
-        Slots { create: Vec::new(), drop }
-    }
+    Status { optime: probe.flush_lsn, slots, retain_slots: turn.slots.retained(view) }
 }
 
 /// Changed configuration is written for what the server is now. Not a duty of a round but a batch:
@@ -302,18 +262,45 @@ impl Round {
     }
 
     async fn keep_slots(&self) -> Result<(), ActionError> {
-        if self.slots.create.is_empty() && self.slots.drop.is_empty() {
+        if self.slots == SlotWork::default() {
             return Ok(());
         }
-        let mut session = sql::local(&self.drivers.setup(), SQL_WITHIN).await?;
-        for name in &self.slots.create {
-            session.ensure_physical(name, true, SQL_WITHIN).await?;
+        let setup = self.drivers.setup();
+        let mut session = sql::local(&setup, SQL_WITHIN).await?;
+        // What one slot is refused costs no other its turn.
+        let mut result = Ok(true);
+        for PermanentSlot { name, kind } in &self.slots.create {
+            let created = match kind {
+                SlotKind::Physical => session.ensure_physical(name, true, SQL_WITHIN).await,
+                SlotKind::Logical { database, plugin } => {
+                    logical(&setup, name, database, plugin).await
+                }
+            };
+            result = result.and(created);
+        }
+        for (name, to) in &self.slots.advance {
+            result = result.and(session.advance_slot(name, *to, SQL_WITHIN).await.map(|()| true));
         }
         for name in &self.slots.drop {
-            session.drop_slot(name, SQL_WITHIN).await?;
+            tracing::info!("dropping the replication slot {name}: nothing wants it");
+            result = result.and(session.drop_slot(name, SQL_WITHIN).await);
         }
-        Ok(())
+        Ok(result.map(drop)?)
     }
+}
+
+/// A logical slot belongs to a database, and is created there. It is ready when the transactions
+/// that run now have ended, which may take long: tried again in the next round.
+async fn logical(
+    setup: &Setup,
+    name: &str,
+    database: &str,
+    plugin: &str,
+) -> Result<bool, SessionError> {
+    let mut target = sql::local_target(setup, LOGICAL_WITHIN);
+    database.clone_into(&mut target.database);
+    let mut session = Session::connect(&target, SQL_WITHIN).await?;
+    session.ensure_logical(name, plugin, LOGICAL_WITHIN).await
 }
 
 /// Brings the files up to date and tells the server.

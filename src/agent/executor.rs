@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::core::decision::{Action, Upstream};
+use crate::core::sync;
 use crate::core::view::{View, Work};
 use crate::dcs::DcsError;
 use crate::link::order::{Command, Job, JobKind, Order, PgSignal};
@@ -302,7 +303,7 @@ async fn start_primary(d: &Drivers, v: &View) -> Result<(), ActionError> {
     let setup = d.setup();
     // The names in force before a crash stay in force after it: a restart must not open a window
     // in which commits are acknowledged without the standby that /sync still names.
-    let names = store::names_of_sync_key(v);
+    let names = sync::names_of_key(v);
     let command = on_disk(move || {
         server::write_configuration(&setup, true, None, names.as_deref())?;
         server::set_role(&setup, true)?;
@@ -316,7 +317,7 @@ async fn promote(d: &Drivers, v: &View, taken: &[u32]) -> Result<(), ActionError
     hooks::pre_promote(d).await?;
     let setup = d.setup();
     // /sync names nobody but us now (the rule saw to it): only strict mode has names in force.
-    let names = store::names_of_sync_key(v);
+    let names = sync::names_of_key(v);
     let (files, taken) = (setup.clone(), taken.to_vec());
     on_disk(move || {
         skip_timelines(&files.data_dir(), &taken)?;

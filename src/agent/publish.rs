@@ -98,7 +98,7 @@ pub fn publish(turn: &Turn, now: Boot) {
         ),
         failsafe_active: false,
         failsafe: None,
-        restore_command: setup.replica.recovery_conf.contains_key("restore_command"),
+        restore_command: setup.replica.restores(),
         watchdog_failed: false,
         loop_at: now,
         rule: last.map_or("start", |d| d.rule),

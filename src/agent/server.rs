@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::{CustomBootstrap, Effective};
 use crate::core::decision::Upstream;
+use crate::core::slots::slot_name;
 use crate::link::order::Command;
 use crate::postgres::binaries::{Binaries, BinaryError, Tool};
 use crate::postgres::command::{self, Postmaster, Rewind};
@@ -14,7 +15,6 @@ use crate::postgres::conninfo;
 use crate::postgres::durable::{self, FileError};
 use crate::postgres::files::{self, PgpassEntry, Places, Recovery};
 use crate::postgres::pidfile;
-use crate::postgres::slots::slot_name;
 use crate::sys::proc;
 
 use super::drivers::Setup;

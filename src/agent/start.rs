@@ -13,6 +13,7 @@ use crate::api::options::Options as RestOptions;
 use crate::api::server::{self as rest, Shared};
 use crate::api::snapshot::Snapshot;
 use crate::config::{self, Local};
+use crate::core::slots::SlotMemory;
 use crate::core::time::Boot;
 use crate::dcs::{Dcs, Options as StoreOptions};
 use crate::link::AgentEnd;
@@ -318,7 +319,7 @@ fn assemble(
         wake_at: clock::boot(),
         restart_waiters: Vec::new(),
         scheduled_restart: None,
-        members_seen: BTreeMap::new(),
+        slots: SlotMemory::default(),
         callbacks: Callbacks::default(),
         findings: Vec::new(),
         checkpointed: None,

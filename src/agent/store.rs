@@ -4,7 +4,6 @@
 use crate::core::cluster::{Handover, NewestTimeline, PauseRecord, SyncState, Tenure};
 use crate::core::decision::{Action, RecordIs};
 use crate::core::lsn::Lsn;
-use crate::core::sync::quote;
 use crate::core::view::View;
 use crate::dcs::documents;
 use crate::dcs::{Compare, Key, Write};
@@ -211,17 +210,4 @@ async fn write_sync(
         return Err(ActionError::Precondition(text));
     }
     Ok(())
-}
-
-/// `synchronous_standby_names` that go with the `/sync` key that names us leader.
-pub fn names_of_sync_key(v: &View) -> Option<String> {
-    let sync = &v.cluster()?.sync.as_ref()?.value;
-    if sync.leader.as_deref() != Some(&v.name) {
-        return None;
-    }
-    match sync.standbys.first() {
-        Some(name) => Some(quote(name)),
-        None if v.settings.synchronous_mode_strict => Some("*".to_owned()),
-        None => None,
-    }
 }

@@ -1,7 +1,6 @@
 //! The loop: take events in, decide, have it done. It waits for nothing but events; what takes
 //! time runs beside it and reports back as an event.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use crate::core::decide::decide;
 use crate::core::decision::{Action, Decision};
 use crate::core::guard::Phase;
 use crate::core::health;
+use crate::core::slots::SlotMemory;
 use crate::core::time::Boot;
 use crate::core::view::View;
 use crate::link::order::Order;
@@ -82,8 +82,7 @@ pub struct Turn {
     /// Requests that wait for a restart to end.
     pub restart_waiters: Vec<oneshot::Sender<Reply>>,
     pub scheduled_restart: Option<RestartPlan>,
-    /// When a member's slot name was last seen among the members.
-    pub members_seen: BTreeMap<String, Boot>,
+    pub slots: SlotMemory,
     pub callbacks: Callbacks,
     /// What was last said to be wrong.
     pub findings: Vec<String>,

@@ -13,6 +13,7 @@ use super::keys::{CALLBACKS, LOCAL_ONLY};
 use super::local::{Local, Vigil};
 use super::options::{self, ReplicaMethod};
 use super::reader::{self, Reader};
+use super::slots;
 use super::units::{self, BYTES, SECONDS};
 use super::yaml11::{Node, Position};
 use crate::core::settings::{Settings, SyncMode};
@@ -49,9 +50,6 @@ pub struct Effective {
     pub basebackup: Vec<String>,
     pub rewind_options: Vec<String>,
     pub pg_ctl_timeout: Duration,
-    /// Permanent slots.
-    pub slots: BTreeMap<String, Value>,
-    pub ignore_slots: Vec<Value>,
     /// Why this member must not lead under this dynamic configuration.
     pub refused: Option<String>,
 }
@@ -60,6 +58,14 @@ impl fmt::Debug for Effective {
     /// Without parameters and commands, where anything may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Effective").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Effective {
+    /// A standby without a stream reads the archive.
+    pub fn restores(&self) -> bool {
+        let name = "restore_command";
+        self.recovery_conf.contains_key(name) || self.parameters.contains_key(name)
     }
 }
 
@@ -106,11 +112,6 @@ pub fn effective(
         basebackup,
         rewind_options,
         pg_ctl_timeout: Duration::from_secs(merged.seconds("pg_ctl_timeout").unwrap_or(60)),
-        slots: slots(top, &mut warnings),
-        ignore_slots: match top.value("ignore_slots") {
-            Some(Value::Array(list)) => list,
-            _ => Vec::new(),
-        },
         refused: top
             .has("standby_cluster")
             .then(|| "standby_cluster is set, and standby clusters are not supported yet".into()),
@@ -195,7 +196,11 @@ fn settings(
     let flag = |key: &str| top.boolean(key).unwrap_or(false);
     let strict = flag("synchronous_mode_strict");
     let use_slots = merged.dynamic_value("use_slots").map_or(Some(true), units::boolean);
+    let slots = slots::permanent(top, number.warnings);
+    let ignore_slots = slots::ignored(top, number.warnings);
     Settings {
+        slots,
+        ignore_slots,
         ttl: Duration::from_secs(times.ttl_s),
         loop_wait: Duration::from_secs(times.loop_wait_s),
         retry_timeout: Duration::from_secs(times.retry_timeout_s),
@@ -294,27 +299,4 @@ fn command_line(local: &Local, controlled: Vec<(String, String)>) -> Vec<(String
         ("cluster_name", local.scope.clone()),
     ];
     fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(controlled).collect()
-}
-
-/// Permanent slots under any of their names.
-fn slots(top: Reader, warnings: &mut Vec<String>) -> BTreeMap<String, Value> {
-    let filled = |key: &str| match top.value(key) {
-        Some(Value::Object(map)) if !map.is_empty() => Some(map),
-        _ => None,
-    };
-    let names = ["permanent_replication_slots", "permanent_slots", "slots"];
-    let Some(map) = names.into_iter().find_map(filled) else { return BTreeMap::new() };
-    let valid = |name: &str| {
-        (1..=63).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-    };
-    let mut slots = BTreeMap::new();
-    for (name, value) in map {
-        if valid(&name) {
-            slots.insert(name, value);
-        } else {
-            warnings.push(format!("slots: `{name}` is no name of a slot ([a-z0-9_]), ignored"));
-        }
-    }
-    slots
 }

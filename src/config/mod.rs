@@ -18,6 +18,7 @@ mod read_local;
 mod reader;
 mod scalar;
 mod schema;
+mod slots;
 mod tags;
 pub mod units;
 pub mod yaml11;

@@ -124,7 +124,8 @@ fn dynamic_values() {
     let (e, w) = of(json!({"master_start_timeout": 5, "permanent_slots": {"a": null, "B": {}},
         "vigil": {"freeze_max": "1min", "rho": 0.001}, "pause": true}));
     assert_eq!(e.settings.primary_start_timeout, Duration::from_secs(5));
-    assert_eq!(e.slots.keys().collect::<Vec<_>>(), ["a"]);
+    let slots: Vec<&str> = e.settings.slots.iter().map(|slot| slot.name.as_str()).collect();
+    assert_eq!(slots, ["a"]);
     assert_eq!((e.settings.freeze_max, e.rho_ppm), (Duration::from_secs(60), 1000));
     assert!(e.settings.paused);
     assert!(w.iter().any(|w| w.contains("`B` is no name of a slot")), "{w:?}");

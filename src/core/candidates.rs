@@ -93,6 +93,7 @@ fn lags(v: &View, optime: Option<Lsn>) -> bool {
 fn among_peers(v: &View, wanted: Option<&str>, chosen: bool) -> Verdict {
     let mine = v.position().unwrap_or_default();
     let timeline = v.probe().map_or(0, |p| p.timeline);
+    let quorum = quorum(v);
     for (name, peer) in v.peers.iter().filter(|(_, p)| p.reachable) {
         if !peer.in_recovery {
             return Verdict::StayBack(format!("{NOT_HEALTHIEST} ({name} is a primary)"));
@@ -109,13 +110,43 @@ fn among_peers(v: &View, wanted: Option<&str>, chosen: bool) -> Verdict {
             continue;
         }
         let theirs = (peer.timeline.unwrap_or(0), peer.position.unwrap_or_default());
+        // Voters stand on one history, of which a standby without a stream may know the older
+        // timeline only: were that to count, two could wait for each other.
+        let theirs = if quorum > 0 { (timeline, theirs.1) } else { theirs };
         let better = theirs > (timeline, mine)
             || (theirs == (timeline, mine) && peer.failover_priority > v.tags.failover_priority);
         if better {
             return Verdict::StayBack(NOT_HEALTHIEST.to_owned());
         }
     }
+    let votes = votes(v, mine);
+    if votes < quorum {
+        let why = format!("{NOT_HEALTHIEST} ({votes} of {quorum} voters are not ahead of me)");
+        return Verdict::StayBack(why);
+    }
     Verdict::Run
+}
+
+/// How many of the others that `/sync` names must be seen not to be ahead of us, whatever the mode
+/// is just now: the key says how far its voters can be trusted (`core::sync`). Its leader itself
+/// has everything.
+fn quorum(v: &View) -> u32 {
+    let sync = v.cluster().and_then(|c| c.sync.as_ref()).map(|key| &key.value);
+    let voter = sync.filter(|sync| sync.leader.as_deref().is_some_and(|leader| leader != v.name));
+    voter.filter(|_| v.settings.synchronous_mode != SyncMode::Off).map_or(0, |sync| sync.quorum)
+}
+
+/// Those that `/sync` names and that have answered, since the key is vacant, that they are not
+/// ahead. Nothing is acknowledged any more since then, so a vote cannot be overtaken.
+fn votes(v: &View, mine: Lsn) -> u32 {
+    let voter = |name: &str| {
+        v.cluster().and_then(|c| c.sync.as_ref()).is_some_and(|key| key.value.contains(name))
+    };
+    let votes = v.peers.iter().filter(|(name, peer)| {
+        let behind = peer.position.is_some_and(|theirs| theirs <= mine);
+        peer.reachable && peer.in_recovery && behind && voter(name)
+    });
+    u32::try_from(votes.count()).unwrap_or(u32::MAX)
 }
 
 /// In synchronous mode only those whom `/sync` names have every acknowledged commit.

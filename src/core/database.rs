@@ -115,6 +115,9 @@ pub struct Slot {
     pub name: String,
     /// `physical` or `logical`.
     pub kind: String,
+    /// Of a logical slot.
+    pub database: Option<String>,
+    pub plugin: Option<String>,
     pub active: bool,
     pub restart_lsn: Option<Lsn>,
     pub confirmed_flush_lsn: Option<Lsn>,

@@ -161,8 +161,11 @@ fn upkeep(view: &View) -> Memory {
     if memory.switchover.is_some() && !leads_or_released(view) {
         memory.switchover = None;
     }
+    // Who recovers from the archive (nostream) is not expected to stream.
     let streaming = view.probe().is_none_or(|p| {
-        !p.in_recovery || p.wal_receiver.as_ref().is_some_and(|r| r.status == "streaming")
+        !p.in_recovery
+            || view.tags.nostream
+            || p.wal_receiver.as_ref().is_some_and(|r| r.status == "streaming")
     });
     memory.not_streaming_since = match (streaming, memory.not_streaming_since) {
         (true, _) => None,

@@ -80,7 +80,7 @@ fn peer(position: u64) -> PeerAnswer {
 }
 
 /// A member's view of a healthy cluster, all of it fresh.
-fn view(name: &str, primary: bool) -> View {
+pub fn view(name: &str, primary: bool) -> View {
     let lease =
         OwnLease { id: if primary { LEASE } else { 8 }, ttl: ttl(), asked: ttl(), renewed_at: NOW };
     let received = (!primary).then_some(Lsn(100));

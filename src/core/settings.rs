@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::health::Limits;
+use super::slots::{PermanentSlot, SlotPattern};
 
 /// Patroni's `synchronous_mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +47,8 @@ pub struct Settings {
     pub member_slots_ttl: Duration,
     pub use_pg_rewind: bool,
     pub use_slots: bool,
+    pub slots: Vec<PermanentSlot>,
+    pub ignore_slots: Vec<SlotPattern>,
     pub remove_data_directory_on_rewind_failure: bool,
     pub remove_data_directory_on_diverged_timelines: bool,
     /// `vigil.freeze_max`: how long a frozen primary waits for its lease before it is killed.
@@ -97,6 +100,8 @@ impl Default for Settings {
             member_slots_ttl: Duration::from_secs(1800),
             use_pg_rewind: false,
             use_slots: true,
+            slots: Vec::new(),
+            ignore_slots: Vec::new(),
             remove_data_directory_on_rewind_failure: false,
             remove_data_directory_on_diverged_timelines: false,
             freeze_max: Duration::from_secs(30),

@@ -16,5 +16,3 @@ pub mod probe;
 pub mod rewind;
 pub mod roles;
 pub mod session;
-pub mod slots;
-pub mod sync_names;

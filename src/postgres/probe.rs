@@ -55,8 +55,8 @@ fn probe_sql(major: u32) -> String {
   (SELECT json_agg(w) FROM (SELECT usename, application_name, host(client_addr) AS client_addr,
     state, sync_state, sync_priority, flush_lsn, write_lsn, replay_lsn
     FROM pg_stat_replication ORDER BY pid) w) AS wal_senders,
-  (SELECT json_agg(s) FROM (SELECT slot_name AS name, slot_type AS kind, active, restart_lsn,
-    confirmed_flush_lsn FROM pg_replication_slots WHERE {slots} ORDER BY 1) s) AS slots,
+  (SELECT json_agg(s) FROM (SELECT slot_name AS name, slot_type AS kind, database, plugin,
+    active, restart_lsn, confirmed_flush_lsn FROM pg_replication_slots WHERE {slots} ORDER BY 1) s) AS slots,
   current_setting('synchronous_standby_names') AS synchronous_standby_names,
   coalesce((SELECT wait_event = 'CheckpointerMain' FROM pg_stat_activity
     WHERE backend_type = 'checkpointer'), false) AS checkpointer_idle,
@@ -246,6 +246,8 @@ struct RawSender {
 struct RawSlot {
     name: String,
     kind: String,
+    database: Option<String>,
+    plugin: Option<String>,
     active: bool,
     #[serde(deserialize_with = "lsn")]
     restart_lsn: Option<Lsn>,
@@ -341,6 +343,8 @@ impl From<RawSlot> for Slot {
         Slot {
             name: raw.name,
             kind: raw.kind,
+            database: raw.database,
+            plugin: raw.plugin,
             active: raw.active,
             restart_lsn: raw.restart_lsn,
             confirmed_flush_lsn: raw.confirmed_flush_lsn,

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::session::{Session, SessionError, identifier, literal};
-use super::slots;
+use crate::core::lsn::Lsn;
+use crate::core::slots;
 
 /// A role and its password.
 #[derive(Clone, PartialEq, Eq)]
@@ -77,6 +78,41 @@ impl Session {
              WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = {name})"
         );
         Ok(self.run(doing, &sql, within).await?.is_some())
+    }
+
+    /// Creates a logical slot in the database of this session, if there is none of that name.
+    pub async fn ensure_logical(
+        &mut self,
+        name: &str,
+        plugin: &str,
+        within: Duration,
+    ) -> Result<bool, SessionError> {
+        let doing = "create logical replication slot";
+        self.check_slot_name(doing, name)?;
+        let (name, plugin) = (literal(name), literal(plugin));
+        let sql = format!(
+            "SELECT pg_create_logical_replication_slot({name}, {plugin}) IS NOT NULL \
+             WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = {name})"
+        );
+        Ok(self.run(doing, &sql, within).await?.is_some())
+    }
+
+    /// Moves an idle physical slot on, never back (11 and later).
+    pub async fn advance_slot(
+        &mut self,
+        name: &str,
+        to: Lsn,
+        within: Duration,
+    ) -> Result<(), SessionError> {
+        let doing = "advance replication slot";
+        self.check_slot_name(doing, name)?;
+        let (name, to) = (literal(name), literal(&to.to_string()));
+        let sql = format!(
+            "SELECT pg_replication_slot_advance(slot_name, {to}) IS NOT NULL \
+             FROM pg_replication_slots \
+             WHERE slot_name = {name} AND NOT active AND restart_lsn < {to}"
+        );
+        self.run(doing, &sql, within).await.map(|_| ())
     }
 
     /// Drops a slot that nobody uses; whether one was dropped. One in use stays and is no error.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::core::cluster::{Initialize, NewestTimeline};
 use crate::core::decision::{Action, Upstream};
 use crate::core::guard::Event;
-use crate::core::sync::quote;
+use crate::core::sync;
 use crate::core::view::{PeerAnswer, View, Work, position};
 
 use super::agent::{CallError, Ctx};
@@ -112,7 +112,7 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
             Ok(())
         }
         Action::StartPrimary => {
-            configure(ctx, Some(names_of_sync_key(v).unwrap_or_default()), None);
+            configure(ctx, Some(sync::names_of_key(v).unwrap_or_default()), None);
             set_promoting(ctx, false);
             order(ctx, Order::StartPrimary).await
         }
@@ -216,7 +216,7 @@ async fn promote(ctx: &Ctx, v: &View, taken: &[u32]) -> Done {
             dir.known_timeline = taken.iter().fold(dir.known_timeline, |a, b| a.max(*b));
         }
     });
-    configure(ctx, Some(names_of_sync_key(v).unwrap_or_default()), None);
+    configure(ctx, Some(sync::names_of_key(v).unwrap_or_default()), None);
     order(ctx, Order::Reload).await?;
     set_promoting(ctx, true);
     order(ctx, Order::Promote).await
@@ -262,18 +262,6 @@ fn set_promoting(ctx: &Ctx, promoting: bool) {
             dir.promoting = promoting;
         }
     });
-}
-
-fn names_of_sync_key(v: &View) -> Option<String> {
-    let sync = &v.cluster()?.sync.as_ref()?.value;
-    if sync.leader.as_deref() != Some(&v.name) {
-        return None;
-    }
-    match sync.standbys.first() {
-        Some(name) => Some(quote(name)),
-        None if v.settings.synchronous_mode_strict => Some("*".to_owned()),
-        None => None,
-    }
 }
 
 async fn ask_peers(ctx: &Ctx, v: &View) -> Done {

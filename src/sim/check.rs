@@ -9,12 +9,13 @@ use crate::core::decide::decide;
 use crate::core::decision::Decision;
 use crate::core::guard::Phase;
 use crate::core::lsn::Lsn;
+use crate::core::sync_names;
 use crate::core::time::Boot;
 use crate::core::view::{Memory, View};
 
 use super::engine::Time;
 use super::fault::RESTORED;
-use super::postgres::{Place, names};
+use super::postgres::Place;
 use super::world::{SECOND, World, ms};
 
 /// A broken promise.
@@ -133,15 +134,14 @@ impl World {
         if !self.server_moves(m) {
             return false;
         }
-        server.sync_names.is_empty()
-            || server.senders.keys().any(|s| {
-                let named = names(&server.sync_names, &self.members[*s].name);
-                let follows = self.members[*s]
-                    .server
-                    .as_ref()
-                    .is_some_and(|t| t.streaming && t.upstream == Some(m));
-                named && follows && self.server_moves(*s) && self.reaches(m, *s)
-            })
+        let Some(names) = sync_names::parse(&server.sync_names) else { return true };
+        let confirms = |s: &&usize| {
+            let standby = self.members[**s].server.as_ref();
+            let follows = standby.is_some_and(|t| t.streaming && t.upstream == Some(m));
+            let named = self.is_named(&names, **s);
+            named && follows && self.server_moves(**s) && self.reaches(m, **s)
+        };
+        server.senders.keys().filter(confirms).count() >= names.count as usize
     }
 
     /// At most one member can acknowledge a commit at any true time.
@@ -216,8 +216,8 @@ impl World {
         record.is_some_and(|key| key.value.leader == self.members[m].name && !key.value.stopped)
     }
 
-    /// Whoever /sync lets win has every commit that can be acknowledged: the names in force are
-    /// those of the key.
+    /// Whoever /sync lets win has every commit that can be acknowledged: the names in force cover
+    /// the key.
     fn check_sync_pair(&mut self) {
         if !self.synchronous() {
             return;
@@ -232,7 +232,9 @@ impl World {
             }
             self.checks.exercise("sync pair");
             let names = self.members[m].server.as_ref().map(|s| s.sync_names.clone());
-            let covered = sync.standbys.iter().all(|s| names.as_deref() == Some(s.as_str()));
+            let parsed = names.as_deref().and_then(sync_names::parse);
+            let covered =
+                sync.standbys.is_empty() || parsed.is_some_and(|names| names.covers(&sync));
             let excused = self.excused(m).is_some();
             if (m != leader || !covered) && !excused {
                 let what = format!(

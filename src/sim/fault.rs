@@ -106,7 +106,8 @@ pub fn draw(prng: &mut Prng) -> Plan {
     let members = *prng.pick(&[1, 2, 2, 3, 3, 3, 3, 4, 5, 7]);
     let (ttl, loop_wait, retry) = *prng.pick(&TIMES);
     let rewind = prng.per_mille(750);
-    let synchronous_mode = *prng.pick(&[SyncMode::Off, SyncMode::Off, SyncMode::On]);
+    let synchronous_mode =
+        *prng.pick(&[SyncMode::Off, SyncMode::Off, SyncMode::On, SyncMode::Quorum]);
     let settings = Settings {
         ttl: Duration::from_secs(ttl),
         loop_wait: Duration::from_secs(loop_wait),
@@ -115,6 +116,8 @@ pub fn draw(prng: &mut Prng) -> Plan {
         primary_stop_timeout: Duration::from_secs(*prng.pick(&[0, 0, 10])),
         synchronous_mode,
         synchronous_mode_strict: prng.per_mille(300),
+        synchronous_node_count: *prng.pick(&[1, 1, 2, 3]),
+        maximum_lag_on_syncnode_bytes: *prng.pick(&[-1, -1, 16_384]),
         use_pg_rewind: rewind,
         remove_data_directory_on_rewind_failure: true,
         remove_data_directory_on_diverged_timelines: !rewind || prng.per_mille(300),

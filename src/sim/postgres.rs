@@ -229,11 +229,6 @@ pub struct Server {
     pub pending: std::collections::VecDeque<Place>,
 }
 
-/// Whether `synchronous_standby_names` names this member; names here need no quotes.
-pub fn names(synchronous_standby_names: &str, member: &str) -> bool {
-    synchronous_standby_names == "*" || synchronous_standby_names == member
-}
-
 impl Server {
     /// What is left is out of the supervisor's reach.
     pub fn outside(&self) -> bool {

@@ -248,11 +248,12 @@ impl fmt::Display for Report {
         let s = &self.plan.settings;
         writeln!(
             f,
-            "seed {}: {} members, ttl {} s, synchronous {:?}{}, rewind {}, freeze_max {} s",
+            "seed {}: {} members, ttl {} s, synchronous {:?} {}{}, rewind {}, freeze_max {} s",
             self.seed,
             self.plan.members,
             s.ttl.as_secs(),
             s.synchronous_mode,
+            s.synchronous_node_count,
             if s.synchronous_mode_strict { " strict" } else { "" },
             s.use_pg_rewind,
             s.freeze_max.as_secs(),

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::core::database::{ControlState, Probe, WalReceiver, WalSender};
 use crate::core::lsn::Lsn;
+use crate::core::sync_names::{self, SyncNames};
 use crate::core::timeline::checkpoint_end;
 
-use super::postgres::{Commit, Place, SEGMENT_BYTES, Server, Stop, names};
+use super::postgres::{Commit, Place, SEGMENT_BYTES, Server, Stop};
 use super::world::{Host, World, ms};
 
 /// Between two tries of a walreceiver, and between its looks at a silent connection.
@@ -157,13 +158,16 @@ impl World {
         if !server.writable() {
             return;
         }
-        let flushed = server
-            .senders
-            .iter()
-            .filter(|(s, _)| names(&server.sync_names, &self.members[**s].name))
-            .map(|(_, lsn)| *lsn)
-            .max();
-        let limit = if server.sync_names.is_empty() { u64::MAX } else { flushed.unwrap_or(0) };
+        let limit = match sync_names::parse(&server.sync_names) {
+            None => u64::MAX,
+            Some(names) => {
+                let named = |s: &usize| self.is_named(&names, *s);
+                let senders = server.senders.iter().filter(|(s, _)| named(s));
+                let mut flushed: Vec<u64> = senders.map(|(_, lsn)| *lsn).collect();
+                flushed.sort_by_key(|lsn| std::cmp::Reverse(*lsn));
+                flushed.get(names.count as usize - 1).copied().unwrap_or(0)
+            }
+        };
         let Some(server) = &mut self.members[m].server else { return };
         let mut done = Vec::new();
         while server.pending.front().is_some_and(|at| at.lsn <= limit) {
@@ -173,6 +177,11 @@ impl World {
             self.commits.push(Commit { at, lost: false });
             self.checks.acknowledged += 1;
         }
+    }
+
+    /// Commits may wait for this member under these names.
+    pub fn is_named(&self, names: &SyncNames, m: usize) -> bool {
+        names.is_any() || names.names.contains(&self.members[m].name)
     }
 
     pub fn promote_server(&mut self, m: usize) {
@@ -447,9 +456,10 @@ impl World {
         let here = Some(Lsn(dir.end.lsn));
         let receiver = (recovery && server.streaming)
             .then(|| WalReceiver { status: "streaming".to_owned(), ..WalReceiver::default() });
+        let names = sync_names::parse(&server.sync_names);
         let senders = server.senders.iter().map(|(s, lsn)| {
             let name = self.members[*s].name.clone();
-            let sync = names(&server.sync_names, &name);
+            let sync = names.as_ref().is_some_and(|names| self.is_named(names, *s));
             WalSender {
                 state: "streaming".to_owned(),
                 sync_state: if sync { "sync" } else { "async" }.to_owned(),

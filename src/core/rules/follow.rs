@@ -291,9 +291,10 @@ fn diverged(v: &View) -> Option<Outcome> {
     }
 }
 
-/// The member to stream from: `replicatefrom` while it runs, else the leader.
+/// The member to stream from: `replicatefrom` while it runs, else the leader. Nobody with the tag
+/// `nostream`: that member recovers from the archive.
 pub fn source(v: &View) -> Option<Upstream> {
-    let leader = v.leader_member()?;
+    let leader = v.leader_member().filter(|_| !v.tags.nostream)?;
     let chosen = v
         .tags
         .replicatefrom
@@ -305,6 +306,11 @@ pub fn source(v: &View) -> Option<Upstream> {
 fn retarget(v: &View) -> Option<Outcome> {
     if !v.is_standby() {
         return None;
+    }
+    let streams = v.probe().is_some_and(|p| !p.primary_conninfo.is_empty());
+    if v.tags.nostream && streams {
+        let why = "following the archive only (nostream)";
+        return Some(Outcome::say(v, why).act(Action::Follow { upstream: None }).wake(QUICK * 5));
     }
     let wanted = source(v)?;
     if v.server.upstream.as_deref() == Some(wanted.conn_url.as_str()) {

@@ -1,4 +1,9 @@
-//! `synchronous_standby_names`: rendered as Patroni renders it, parsed as PostgreSQL does.
+//! `synchronous_standby_names`: rendered as Patroni renders it, parsed as PostgreSQL does; and
+//! which `/sync` it goes with.
+
+use std::collections::BTreeSet;
+
+use super::cluster::SyncState;
 
 /// How many of the names must confirm a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +21,37 @@ pub struct SyncNames {
     pub count: u32,
     /// Names without their quotes; `*` is any standby.
     pub names: Vec<String>,
+}
+
+impl SyncNames {
+    /// Whether these names and this key intersect: everybody who can win a race under the key has,
+    /// or has heard from, a standby that every commit waited for.
+    ///
+    /// A commit under k of the names S is on the leader and on at least k of S. A winner under
+    /// (voters V, quorum q) is at least as advanced as q other voters: together at least q+1 of
+    /// V. If |S ∪ V| <= k + q, k of S and q+1 of V have at least one in common, and the winner has
+    /// what that one has. (Patroni's condition, too: both kinds of members keep the same key.) With
+    /// no voters nobody but the leader itself wins.
+    pub fn covers(&self, key: &SyncState) -> bool {
+        key.standbys.is_empty()
+            || (!self.is_any() && self.union(&key.standbys) <= self.count + key.quorum)
+    }
+
+    /// `*`: any standby at all, hence none that could be named.
+    pub fn is_any(&self) -> bool {
+        self.names.iter().any(|name| name == "*")
+    }
+
+    /// How many are in these names or among the others.
+    pub fn union(&self, others: &[String]) -> u32 {
+        let all: BTreeSet<&String> = self.names.iter().chain(others).collect();
+        u32::try_from(all.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Text of the parameter.
+    pub fn text(&self) -> String {
+        render(self.kind, &self.names, self.count)
+    }
 }
 
 /// PostgreSQL's own words in this place, which need quotes as names.
