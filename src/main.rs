@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::stdout;
+use std::io::{Write, stdout};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +56,11 @@ enum Command {
               value_parser = ["pretty", "json"])]
         format: String,
     },
+    /// Tell what a configuration of Patroni means here, and the steps; changes nothing
+    Import {
+        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
+        config: Option<PathBuf>,
+    },
     /// Play a cluster under faults: --seed N, or --seeds COUNT [--seed BASE]
     #[command(disable_help_flag = true)]
     Sim {
@@ -84,10 +89,11 @@ fn main() {
     std::process::exit(match parsed.command {
         Some(Command::Ctl { args }) => cli::run(with_name("pgvigil ctl", args)),
         Some(Command::Sim { args }) => sim::run(args),
-        Some(Command::CheckConfig { config }) => check_config(config.as_deref()),
+        Some(Command::CheckConfig { config }) => printed(config::check_config, config.as_deref()),
         Some(Command::Doctor { config, format }) => {
             cli::doctor(config.as_deref(), &environment(), format == "json")
         }
+        Some(Command::Import { config }) => printed(config::import, config.as_deref()),
         Some(Command::SelfCheck) => 0,
         Some(Command::ProbeVolumes { page, data_dir }) => agent::probe_volumes(&page, &data_dir),
         Some(Command::Agent { config }) => agent::run(config, environment()),
@@ -104,8 +110,10 @@ fn environment() -> BTreeMap<String, String> {
     std::env::vars().filter(|(name, _)| name.starts_with("PATRONI")).collect()
 }
 
-fn check_config(path: Option<&Path>) -> i32 {
-    match config::check_config(path, &environment(), &mut stdout()) {
+type Printer = fn(Option<&Path>, &BTreeMap<String, String>, &mut dyn Write) -> std::io::Result<u8>;
+
+fn printed(printer: Printer, path: Option<&Path>) -> i32 {
+    match printer(path, &environment(), &mut stdout()) {
         Ok(code) => i32::from(code),
         Err(error) => {
             eprintln!("pgvigil: cannot print: {error}");

@@ -77,7 +77,13 @@ fn links_and_file_names_are_right() {
     let decisions = fs::read_dir(format!("{root}/docs/decisions")).expect("docs/decisions");
     let decisions =
         decisions.map(|e| format!("docs/decisions/{}", e.unwrap().file_name().display()));
-    let pages = ["README.md", "docs/ARCHITECTURE.md", "docs/CONFIGURATION.md", "docs/RULES.md"];
+    let pages = [
+        "README.md",
+        "docs/ARCHITECTURE.md",
+        "docs/CONFIGURATION.md",
+        "docs/MIGRATING.md",
+        "docs/RULES.md",
+    ];
     for page in pages.map(str::to_owned).into_iter().chain(decisions) {
         let text = read(&page);
         let dir = page.rsplit_once('/').map_or("", |(dir, _)| dir);

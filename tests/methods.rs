@@ -1,13 +1,11 @@
 //! Other ways than initdb and pg_basebackup to come to a data directory: the user's own scripts.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::etcd::Etcd;
 use crate::lab::wait::wait_until;
-use crate::rig::{self, Rig};
+use crate::rig::{self, Rig, script};
 
 const SOON: Duration = Duration::from_secs(90);
 
@@ -145,12 +143,4 @@ fn a_bootstrap_that_cannot_be_finished_is_set_aside() {
         assert!(!keys.contains("initialize") && !keys.contains("leader"), "{keys}");
     }
     assert!(rig.member("m").directory.join("data.failed").exists());
-}
-
-/// An executable shell script.
-fn script(folder: &Path, name: &str, text: &str) -> String {
-    let path = folder.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
-    path.display().to_string()
 }

@@ -13,6 +13,7 @@ mod methods;
 mod mixed;
 mod outside;
 mod postgres;
+mod replication;
 mod rig;
 mod sim;
 mod supervisor;

@@ -23,7 +23,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("sim", &["core"]),
     ("supervisor", &["core", "link", "sys", "watchdog"]),
     ("sys", &["core"]),
-    ("telemetry", &["core", "sys"]),
+    ("telemetry", &["config", "core", "sys"]),
     ("watchdog", &["core", "sys"]),
 ];
 

@@ -29,7 +29,7 @@ use super::executor::{self, ActionError, chain};
 use super::publish::{role_word, state_word};
 use super::store::{commit, under};
 use super::turn::Turn;
-use super::{server, sql};
+use super::{hooks, server, sql};
 
 const SQL_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
 
@@ -318,6 +318,8 @@ async fn write_files(drivers: &Drivers, role: &Role) -> Result<(), ActionError> 
     };
     if on_disk(write).await?? {
         drivers.supervisor.order(Order::Signal(PgSignal::Reload)).await?;
+        hooks::callback(drivers, "on_reload", if role.primary { "primary" } else { "replica" })
+            .await;
     }
     Ok(())
 }

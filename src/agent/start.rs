@@ -59,7 +59,7 @@ pub fn run(config_path: Option<PathBuf>, environment: BTreeMap<String, String>) 
             return CONFIGURATION_REFUSED;
         }
     };
-    telemetry::start(&loaded.local.log.level);
+    telemetry::start(&loaded.local.log);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

@@ -20,6 +20,7 @@ use crate::core::view::View;
 use crate::link::order::Order;
 use crate::link::state::State;
 use crate::sys::clock;
+use crate::telemetry;
 
 use super::callbacks::Callbacks;
 use super::drivers::Drivers;
@@ -205,7 +206,10 @@ impl Turn {
     /// Reads the local configuration again; a bad one is refused whole, the old one stays.
     pub fn reload(&mut self) {
         match self.drivers.reload() {
-            Ok(()) => tracing::info!("Reloaded the configuration"),
+            Ok(()) => {
+                telemetry::start(&self.drivers.setup().local.log);
+                tracing::info!("Reloaded the configuration");
+            }
             Err(errors) => {
                 for error in errors {
                     tracing::error!("{error}");
@@ -430,7 +434,8 @@ impl Turn {
         let now = clock::boot();
         let same =
             self.last.as_ref().is_some_and(|d| d.rule == decision.rule && d.why == decision.why);
-        if same && now.since(self.said_at) < self.world.settings.loop_wait {
+        let again = now.since(self.said_at) >= self.world.settings.loop_wait;
+        if same && (!again || self.drivers.setup().local.log.deduplicate) {
             return;
         }
         self.said_at = now;

@@ -31,6 +31,9 @@ pub struct Global {
     /// Allow connections to SSL sites without certs
     #[arg(short = 'k', long)]
     pub insecure: bool,
+    /// Citus group
+    #[arg(long, global = true, hide = true, value_name = "INTEGER")]
+    pub group: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -40,7 +43,7 @@ pub enum Command {
     /// Edit cluster configuration
     EditConfig(EditConfig),
     /// Tell what a member decided last and why
-    Explain(Explain),
+    Explain(Members),
     /// Failover to a replica
     Failover(Failover),
     /// Discard scheduled events
@@ -70,7 +73,7 @@ pub enum Command {
     /// Prints ASCII topology for given cluster
     Topology(Topology),
     /// Output version of patronictl command or a running Patroni instance
-    Version(Version),
+    Version(Members),
 }
 
 /// `-r`.
@@ -142,16 +145,9 @@ pub struct History {
     pub format: Format,
 }
 
+/// Some members, or all, of one cluster.
 #[derive(Debug, Args)]
-pub struct Version {
-    #[arg(value_name = "CLUSTER_NAME")]
-    pub cluster: Option<String>,
-    #[arg(value_name = "MEMBER_NAMES")]
-    pub members: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct Explain {
+pub struct Members {
     #[arg(value_name = "CLUSTER_NAME")]
     pub cluster: Option<String>,
     #[arg(value_name = "MEMBER_NAMES")]

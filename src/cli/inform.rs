@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::core::cluster::{Cluster, Member};
 
-use super::args::{Explain, History, List, Remove, Role, Topology, Version, Watch};
+use super::args::{History, List, Members, Remove, Role, Topology, Watch};
 use super::console::Console;
 use super::members::{self, Layout};
 use super::output::{Format, Listing};
@@ -113,7 +113,7 @@ fn render_history(cluster: &Cluster, format: Format) -> String {
 }
 
 /// `version`.
-pub fn version(session: &mut Session, options: &Version) -> Result<(), Failure> {
+pub fn version(session: &mut Session, options: &Members) -> Result<(), Failure> {
     session.console.say(&format!("patronictl version {PATRONI_VERSION}"))?;
     let Some(name) = &options.cluster else { return Ok(()) };
     session.console.say("")?;
@@ -152,7 +152,7 @@ fn asked<'a>(cluster: &'a Cluster, names: &[String]) -> Vec<&'a Member> {
 
 /// `explain`: each member's last decision, the rule behind it, who else could lead as that member
 /// sees it, and the decisions before.
-pub fn explain(session: &mut Session, options: &Explain) -> Result<(), Failure> {
+pub fn explain(session: &mut Session, options: &Members) -> Result<(), Failure> {
     let name = session.scope(options.cluster.as_deref())?;
     let cluster = session.read(&name)?;
     let members = asked(&cluster, &options.members);

@@ -23,7 +23,7 @@ fn versions_come_from_the_members() {
     let (url, api) = member_api(&[(200, status)]);
     let keys = format!("members/alpha\t{{\"api_url\":\"{url}\"}}\nmembers/beta\t{{}}\n");
     let (mut session, printed) = Session::fixed(&[cluster(&keys)], "");
-    let options = Version { cluster: Some("demo".to_owned()), members: vec![] };
+    let options = Members { cluster: Some("demo".to_owned()), members: vec![] };
     version(&mut session, &options).unwrap();
     assert_eq!(
         printed.text(),
@@ -42,7 +42,7 @@ fn explain_shows_rule_reason_and_decisions() {
         "members/alpha\t{{\"api_url\":\"{url}\"}}\nmembers/beta\t{{\"api_url\":\"{url}\"}}\n"
     );
     let (mut session, printed) = Session::fixed(&[cluster(&keys)], "");
-    explain(&mut session, &Explain { cluster: None, members: vec![] }).unwrap();
+    explain(&mut session, &Members { cluster: None, members: vec![] }).unwrap();
     assert_eq!(
         printed.text(),
         "alpha: follow\n  beta leads\n  beta could lead, 7 bytes behind\n  \

@@ -60,6 +60,9 @@ pub struct Session {
 impl Session {
     /// Reads the configuration; connects to nothing yet.
     pub fn open(global: &Global, console: Console) -> Result<Session, Failure> {
+        if global.group.is_some() {
+            return Err(Failure::message("--group: Citus clusters are not supported"));
+        }
         let config = super::context::load(global)?;
         Ok(Session {
             console,

@@ -130,7 +130,8 @@ impl<'a> Merged<'a> {
     fn new(local: &'a Local, dynamic: &'a Value, warnings: &mut Vec<String>) -> Merged<'a> {
         let section = dynamic.get("postgresql");
         for (name, _) in section.and_then(Value::as_object).into_iter().flatten() {
-            let here = ["bin_dir", "bin_name", "use_unix_socket", "use_unix_socket_repl"];
+            let here =
+                ["bin_dir", "bin_name", "use_unix_socket", "use_unix_socket_repl", "krbsrvname"];
             if LOCAL_ONLY.contains(&name.as_str()) || here.contains(&name.as_str()) {
                 let why = "is ignored in the dynamic configuration: it belongs into the file";
                 warnings.push(format!("postgresql.{name} {why}"));

@@ -398,7 +398,8 @@ const STORE: &str = "this store is not supported; use etcd3 (or etcd: the same c
 const REST_TLS: &str = "TLS on the REST API is not supported yet: it would be served in plain text";
 const CTL_TLS: &str = "TLS to the members' REST API is not supported yet";
 const SRV: &str = "discovery by DNS SRV records is not supported yet; list the hosts";
-const LOG_FORM: &str = "has no effect yet: records go to the journal or to stderr in one format";
+const NO_REPLICATION: &str =
+    "has no effect: pgvigil makes no replication connection to its own server";
 const PYTHON: &str = "has no effect: it tunes Patroni's own threads";
 const STANDBY_LEADER: &str = "has no effect: standby clusters are not supported yet";
 
@@ -428,19 +429,9 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     ignore("ctl.insecure", Some("off"), CTL_TLS),
     ignore("thread_pool_size", None, PYTHON),
     ignore("thread_stack_size", None, PYTHON),
-    ignore("log.type", Some("plain"), LOG_FORM),
-    ignore("log.traceback_level", None, LOG_FORM),
-    ignore("log.format", None, LOG_FORM),
-    ignore("log.dateformat", None, LOG_FORM),
-    ignore("log.static_fields", None, LOG_FORM),
-    ignore("log.max_queue_size", None, LOG_FORM),
-    ignore("log.dir", None, LOG_FORM),
-    ignore("log.mode", None, LOG_FORM),
-    ignore("log.file_num", None, LOG_FORM),
-    ignore("log.file_size", None, LOG_FORM),
-    ignore("log.loggers", None, LOG_FORM),
-    ignore("log.deduplicate_heartbeat_logs", Some("off"), LOG_FORM),
-    ignore("postgresql.use_unix_socket_repl", Some("off"), "has no effect yet"),
+    ignore("log.traceback_level", None, "has no effect: there are no tracebacks"),
+    ignore("log.loggers", None, "has no effect: it names modules of Patroni"),
+    ignore("postgresql.use_unix_socket_repl", Some("off"), NO_REPLICATION),
     refuse("etcd3.srv", SRV),
     refuse("etcd3.discovery_srv", SRV),
     refuse("etcd3.srv_domain", SRV),
@@ -453,11 +444,9 @@ pub const UNSUPPORTED: &[Unsupported] = &[
 /// The same for `/config` and `bootstrap.dcs`; those of `postgresql` hold for the file, too.
 pub const UNSUPPORTED_DYNAMIC: &[Unsupported] = &[
     refuse("standby_cluster", "standby clusters are not supported yet"),
-    ignore("primary_race_backoff", Some("0"), "has no effect yet"),
+    ignore("primary_race_backoff", Some("0"), "has no effect: Patroni 4.1.5 has no such key"),
     ignore("failsafe_mode", Some("off"), "has no effect yet: a primary without etcd is frozen"),
-    ignore("postgresql.callbacks.on_reload", None, "is not called yet"),
     ignore("postgresql.pg_ctl_timeout", Some("60"), "has no effect: pg_ctl is not waited for"),
-    refuse("postgresql.krbsrvname", "Kerberos is not supported"),
     ignore("postgresql.parameters_standby_leader", None, STANDBY_LEADER),
     ignore("postgresql.pg_hba_standby_leader", None, STANDBY_LEADER),
     ignore("postgresql.pg_ident_standby_leader", None, STANDBY_LEADER),

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Endpoint;
 use super::etcd::EtcdSection;
+use super::log::Log;
 use super::reader::Reader;
 use super::units::{MILLISECONDS, SECONDS};
 use crate::core::budget::Grade;
@@ -154,12 +155,6 @@ pub struct CustomBootstrap {
     pub recovery_conf: BTreeMap<String, String>,
     /// `--name=value` each.
     pub options: Vec<(String, String)>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.
-    pub level: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

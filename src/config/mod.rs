@@ -10,9 +10,11 @@ mod emit;
 mod env;
 mod etcd;
 mod guc;
+mod import;
 pub mod keys;
 mod load;
 mod local;
+mod log;
 pub mod options;
 mod read_local;
 mod reader;
@@ -31,11 +33,13 @@ pub use dynamic::{PATRONI_TTL_FLOOR_S, TTL_FLOOR_S, merge_patch, validate_dynami
 pub use effective::{Effective, Role, effective};
 pub use emit::to_yaml;
 pub use etcd::EtcdSection;
+pub use import::import;
 pub use load::{Loaded, load};
 pub use local::{
-    Bootstrap, Credentials, Ctl, CustomBootstrap, DbUser, Local, Log, Postgresql, RestApi, Vigil,
+    Bootstrap, Credentials, Ctl, CustomBootstrap, DbUser, Local, Postgresql, RestApi, Vigil,
     Watchdog, WatchdogMode,
 };
+pub use log::{Attribute, Log, LogFile, LogForm, Piece};
 pub use options::ReplicaMethod;
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use super::diagnostics::Report;
 use super::etcd;
 use super::keys::{LIBPQ, LOCAL_ONLY};
 use super::local::{
-    Bootstrap, Credentials, Ctl, CustomBootstrap, DbUser, Local, Log, Postgresql, RestApi, Vigil,
+    Bootstrap, Credentials, Ctl, CustomBootstrap, DbUser, Local, Postgresql, RestApi, Vigil,
     Watchdog, WatchdogMode,
 };
+use super::log;
 use super::options::{self, INITDB};
 use super::reader::{self, Reader};
 use super::tags;
@@ -49,7 +50,7 @@ pub fn read(root: &Node, report: &mut Report) -> Local {
         etcd,
         tags,
         tag_values: tags::shown(&tag_values),
-        log: Log { level: level(top.sub("log").text("level")) },
+        log: log::read(top.sub("log"), &reading.whole, reading.report),
         ctl: ctl(top.sub("ctl")),
         watchdog: watchdog(top.sub("watchdog")),
         vigil: Vigil::read(top.sub("vigil")),
@@ -67,16 +68,6 @@ fn tag_values(top: Reader) -> BTreeMap<String, Value> {
         Some(Value::Object(map)) => map.into_iter().filter(|(_, v)| !v.is_null()).collect(),
         _ => BTreeMap::new(),
     }
-}
-
-fn level(text: Option<String>) -> String {
-    match text.unwrap_or_default().to_uppercase().as_str() {
-        "WARN" => "WARNING",
-        "FATAL" => "CRITICAL",
-        word @ ("DEBUG" | "WARNING" | "ERROR" | "CRITICAL") => word,
-        _ => "INFO",
-    }
-    .to_owned()
 }
 
 pub(super) fn ctl(section: Reader) -> Ctl {
@@ -246,7 +237,14 @@ impl Reading<'_> {
         }
         let rewind = pick("rewind", &["pg_rewind", "rewind"]).unwrap_or_default();
         let rewind = if rewind.username.is_empty() { superuser.clone() } else { rewind };
-        [superuser, replication, rewind]
+        let mut users = [superuser, replication, rewind];
+        // For libpq alone: our own sessions authenticate with passwords.
+        if let Some(name) = section.text("krbsrvname") {
+            for user in &mut users {
+                user.options.insert("krbsrvname".to_owned(), name.clone());
+            }
+        }
+        users
     }
 
     fn bootstrap(&mut self, section: Reader) -> Bootstrap {

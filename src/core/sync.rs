@@ -24,7 +24,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::cluster::{SyncState, Tenure};
+use super::cluster::{Member, SyncState, Tenure};
 use super::database::{Probe, WalSender};
 use super::decision::Action;
 use super::settings::SyncMode;
@@ -239,41 +239,46 @@ fn switched_off(v: &View, probe: &Probe, state: &SyncState, revision: i64) -> Op
         .then(|| Step { why, action: Action::SetSyncNames { names: String::new() } })
 }
 
-/// In the mode `on` as many as are wanted, in the mode `quorum` all that may be. Greater
-/// `sync_priority` first, then those that are named already, then the most advanced.
+/// In the mode `on` as many as are wanted, in the mode `quorum` all that may. First those that can
+/// be promoted, then greater `sync_priority`, then those that are named already, then the most
+/// advanced. A voter that cannot be promoted only makes the quorum harder to reach: it is one only
+/// while there are not enough others.
 fn choose(v: &View, probe: &Probe, key: &SyncState, in_force: Option<&SyncNames>) -> Vec<String> {
     let named = |name: &String| {
         key.standbys.contains(name) || in_force.is_some_and(|names| names.names.contains(name))
     };
-    let mut able: Vec<(i64, &WalSender)> = probe
+    let mut able: Vec<(&Member, &WalSender)> = probe
         .wal_senders
         .iter()
         .filter(|w| w.state == "streaming" && !lags(v, probe, w))
-        .filter_map(|w| Some((sync_priority(v, &w.application_name)?, w)))
+        .filter_map(|w| Some((member(v, &w.application_name)?, w)))
         .collect();
-    able.sort_by_key(|(priority, w)| {
+    able.sort_by_key(|(member, w)| {
+        let priority = Reverse(member.tags.sync_priority);
         let name = &w.application_name;
-        (Reverse(*priority), !named(name), Reverse(w.flush_lsn), name.clone())
+        (!promotable(member), priority, !named(name), Reverse(w.flush_lsn), name.clone())
     });
     let mut chosen: Vec<String> = Vec::new();
-    for (_, sender) in able {
+    for (member, _) in able {
         let enough = chosen.len() as u64 >= u64::from(v.settings.synchronous_node_count.max(1));
-        if enough && v.settings.synchronous_mode != SyncMode::Quorum {
-            break;
-        }
-        if !chosen.contains(&sender.application_name) {
-            chosen.push(sender.application_name.clone());
+        let wanted = v.settings.synchronous_mode == SyncMode::Quorum && promotable(member);
+        if (wanted || !enough) && !chosen.contains(&member.name) {
+            chosen.push(member.name.clone());
         }
     }
     chosen.sort();
     chosen
 }
 
-/// The member's `sync_priority`, if it may be a synchronous standby at all.
-fn sync_priority(v: &View, name: &str) -> Option<i64> {
+fn promotable(member: &Member) -> bool {
+    !member.tags.nofailover && member.tags.failover_priority > 0
+}
+
+/// The member, if it may be a synchronous standby at all.
+fn member<'a>(v: &'a View, name: &str) -> Option<&'a Member> {
     let member = v.cluster()?.members.get(name)?;
     let able = member.name != v.name && member.is_running() && !member.tags.nosync;
-    (able && member.tags.sync_priority > 0).then_some(member.tags.sync_priority)
+    (able && member.tags.sync_priority > 0).then_some(member)
 }
 
 /// More than `maximum_lag_on_syncnode` behind the most advanced standby, or behind the primary if

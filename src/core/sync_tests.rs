@@ -1,11 +1,11 @@
 //! The arithmetic of `/sync` against brute force, and the steps of a leader against a server that
 //! does what it is told.
 
+use super::super::candidates;
 use super::super::cluster::Keyed;
 use super::super::decide_tests::{TENURE, view};
 use super::super::lsn::Lsn;
 use super::super::view::{Memory, PeerAnswer};
-use super::super::{candidates, cluster::Member};
 use super::*;
 use std::sync::Arc;
 
@@ -243,6 +243,8 @@ fn tags_and_lag_choose() {
     assert_eq!(tagged(|m| m.tags.nosync = m.name != "c", -1), "c");
     assert_eq!(tagged(|m| m.tags.sync_priority = i64::from(m.name == "c") + 1, -1), "c");
     assert_eq!(tagged(|m| m.tags.sync_priority = 0, -1), "");
+    assert_eq!(tagged(|m| m.tags.nofailover = m.name == "b", -1), "a", "b could not take over");
+    assert_eq!(tagged(|m| m.tags.nofailover = true, -1), "b", "but better than nobody");
 }
 
 #[test]

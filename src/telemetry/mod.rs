@@ -1,45 +1,90 @@
-//! Logs: Patroni's line layout on stderr, or the journal when stderr is connected to it.
+//! Logs: Patroni's line layout (or the one that is configured) on stderr or in a file, and the
+//! journal with fields when stderr is connected to it.
+
+mod file;
+mod record;
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
-use crate::sys::clock;
+use crate::config::Log;
 
-/// Starts logging for this process. `level` is one of Patroni's words; other crates are heard
-/// from WARNING on only. Calling it twice has no effect.
-pub fn start(level: &str) {
-    let filter = format!("warn,pgvigil={}", directive(level));
-    let filter = || EnvFilter::new(&filter);
-    let journal = if stderr_is_journal() { tracing_journald::layer().ok() } else { None };
-    let stderr = journal.is_none().then(|| {
-        tracing_subscriber::fmt::layer()
-            .with_writer(io::stderr)
-            .event_format(PatroniLine)
-            .with_filter(filter())
-    });
-    let journal = journal.map(|layer| layer.with_field_prefix(None).with_filter(filter()));
-    // A second start (tests) finds a subscriber in place and leaves it there.
-    let _ = tracing_subscriber::registry().with(stderr).with(journal).try_init();
+use file::FileWriter;
+use record::Record;
+
+/// What a reload can change.
+struct InForce {
+    log: Log,
+    file: Option<FileWriter>,
 }
 
-fn directive(level: &str) -> &'static str {
-    match level.to_ascii_uppercase().as_str() {
-        "DEBUG" => "debug",
-        "WARN" | "WARNING" => "warn",
-        "ERROR" | "FATAL" | "CRITICAL" => "error",
-        _ => "info",
+static IN_FORCE: Mutex<Option<Arc<InForce>>> = Mutex::new(None);
+
+type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
+static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
+
+/// Starts logging for this process, or takes another configuration into force. Other crates are
+/// heard from WARNING on only.
+pub fn start(log: &Log) {
+    apply(log);
+    if SET_LEVEL.get().is_some() {
+        return;
     }
+    let journal = if stderr_is_journal() { tracing_journald::layer().ok() } else { None };
+    let (filter, lines) = reload::Layer::new(filter(&log.level));
+    let (journal_filter, records) = reload::Layer::new(self::filter(&log.level));
+    let lines_layer = Lines { stderr: journal.is_none() }.with_filter(filter);
+    let journal = journal.map(|layer| layer.with_field_prefix(None).with_filter(journal_filter));
+    // A second start (tests) finds a subscriber in place and leaves it there.
+    let begun = tracing_subscriber::registry().with(lines_layer).with(journal).try_init();
+    if begun.is_ok() {
+        let set = move |level: &str| {
+            // An error says that the subscriber is gone: nobody logs any more.
+            let _ = lines.reload(self::filter(level));
+            let _ = records.reload(self::filter(level));
+        };
+        let _ = SET_LEVEL.set(Box::new(set));
+    }
+}
+
+fn apply(log: &Log) {
+    let mut slot = IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner);
+    if slot.as_ref().is_some_and(|known| known.log == *log) {
+        return;
+    }
+    let file = log.file.as_ref().and_then(|file| match FileWriter::open(file) {
+        Ok(writer) => Some(writer),
+        Err(error) => {
+            // A log that cannot be kept where it should be is kept where it can be.
+            let _ = writeln!(io::stderr(), "log.dir {}: {error}; logging to stderr", file.dir);
+            None
+        }
+    });
+    *slot = Some(Arc::new(InForce { log: log.clone(), file }));
+    drop(slot);
+    if let Some(set) = SET_LEVEL.get() {
+        set(&log.level);
+    }
+}
+
+fn filter(level: &str) -> EnvFilter {
+    let directive = match level {
+        "DEBUG" => "debug",
+        "WARNING" => "warn",
+        "ERROR" | "CRITICAL" => "error",
+        _ => "info",
+    };
+    EnvFilter::new(format!("warn,pgvigil={directive}"))
 }
 
 /// systemd sets JOURNAL_STREAM=device:inode to what it connected; systemd.exec(5) tells to compare.
@@ -50,39 +95,37 @@ fn stderr_is_journal() -> bool {
     wanted == format!("{}:{}", meta.dev(), meta.ino())
 }
 
-/// `2026-11-21 10:21:16,639 INFO: no action. …`, local time, as Patroni's default format.
-struct PatroniLine;
+/// Writes lines to the file, or to stderr if that is not the journal, which has them already.
+struct Lines {
+    stderr: bool,
+}
 
-impl<S, N> FormatEvent<S, N> for PatroniLine
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut out: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let level = match *event.metadata().level() {
-            Level::ERROR => "ERROR",
-            Level::WARN => "WARNING",
-            Level::INFO => "INFO",
-            Level::DEBUG | Level::TRACE => "DEBUG",
-        };
-        let mut line = Line::default();
-        event.record(&mut line);
-        writeln!(out, "{} {level}: {}{}", clock::local(clock::wall()), line.message, line.fields)
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let slot = IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(now) = slot else { return };
+        if now.file.is_none() && !self.stderr {
+            return;
+        }
+        let mut said = Said::default();
+        event.record(&mut said);
+        let message = format!("{}{}", said.message, said.fields);
+        let line = Record::new(event.metadata(), message).line(&now.log);
+        match &now.file {
+            Some(file) => file.write(line),
+            // Nobody is left to tell when stderr is gone.
+            None => drop(io::stderr().write_all(line.as_bytes())),
+        }
     }
 }
 
 #[derive(Default)]
-struct Line {
+struct Said {
     message: String,
     fields: String,
 }
 
-impl Visit for Line {
+impl Visit for Said {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         match field.name() {
             "message" => self.message = format!("{value:?}"),

@@ -1,0 +1,106 @@
+//! Synchronous standbys by quorum and by number, permanent slots, callbacks and the log file, with
+//! the real PostgreSQL and etcd.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::etcd::Etcd;
+use crate::lab::wait::wait_until;
+use crate::rig::{self, Member, Rig};
+
+const SOON: Duration = Duration::from_secs(120);
+
+const DYNAMIC: &str = "retry_timeout: 2
+    synchronous_mode: quorum
+    member_slots_ttl: 1h
+    slots:
+      phys: {type: physical}
+      logi: {type: logical, database: postgres, plugin: test_decoding}
+    postgresql:
+      parameters: {wal_level: logical}
+";
+
+fn psql(member: &Member, sql: &str) -> Option<String> {
+    let (program, port) = (format!("{}/psql", rig::bin_dir()), member.port.to_string());
+    let host = member.directory.display().to_string();
+    let command = [&program, "-h", &host, "-p", &port, "-U", "postgres", "-XAtc", sql];
+    let (code, text) = rig::output(&mut rig::as_postgres(&command));
+    (code == Some(0)).then(|| text.trim().to_owned())
+}
+
+fn wait_for(member: &Member, sql: &str, want: &str) {
+    let mut last = None;
+    let seen = wait_until(sql, SOON, || {
+        last = psql(member, sql);
+        last.as_deref().filter(|text| *text == want).map(str::to_owned)
+    });
+    assert_eq!(seen, want);
+}
+
+fn wait_sync(etcd: &Etcd, want: &str) {
+    wait_until(want, SOON, || {
+        let sync = etcd.etcdctl(&["get", "/service/wrong/sync", "--print-value-only"]).ok()?;
+        (sync.trim() == want).then_some(())
+    });
+}
+
+const SLOTS: &str = "SELECT string_agg(slot_name, ',' ORDER BY 1) FROM pg_replication_slots";
+const NAMES: &str = "SHOW synchronous_standby_names";
+
+#[test]
+fn a_quorum_of_standbys_and_the_slots_survive_the_primary() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut members: Vec<Member> = ["a", "b", "c"].iter().map(|name| rig.member(name)).collect();
+    for member in &mut members {
+        let (calls, base) = (member.directory.join("calls"), member.directory.display());
+        let callback = format!("postgresql:\n  callbacks: {{on_reload: '{base}/note'}}\n");
+        let log = format!("log: {{dir: '{base}', format: '%(levelname)-8s %(message)s'}}\n");
+        let config = member.config().replace("retry_timeout: 2\n", DYNAMIC);
+        member.write(&(log + &config.replace("postgresql:\n  listen", &(callback + "  listen"))));
+        rig::script(&member.directory, "note", &format!("echo \"$@\" >> {}", calls.display()));
+    }
+    let first = members.iter_mut().next().expect("a member");
+    first.start();
+    first.wait_primary();
+    for member in &mut members[1..] {
+        member.start();
+    }
+    wait_sync(&etcd, r#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#);
+    wait_for(&members[0], NAMES, "ANY 1 (b,c)");
+    wait_for(&members[0], SLOTS, "b,c,logi,phys");
+    wait_for(&members[1], SLOTS, "c,phys");
+    let moved = "SELECT restart_lsn > '0/2000000' FROM pg_replication_slots WHERE slot_name = 'c'";
+    assert!(psql(&members[0], "CREATE TABLE t (n int); SELECT pg_switch_wal()").is_some());
+    wait_for(&members[1], moved, "t");
+
+    let number = r#"{"synchronous_mode": true, "synchronous_node_count": 2,
+                     "postgresql": {"parameters": {"work_mem": "5MB"}}}"#;
+    assert_eq!(members[0].ask("PATCH", "/config", number).map(|a| a.status), Some(200));
+    wait_sync(&etcd, r#"{"leader":"a","quorum":0,"sync_standby":"b,c"}"#);
+    wait_for(&members[0], NAMES, "2 (b,c)");
+    wait_until("on_reload", SOON, || {
+        let calls = fs::read_to_string(members[1].directory.join("calls")).ok()?;
+        calls.contains("on_reload replica wrong").then_some(())
+    });
+    let quorum = r#"{"synchronous_mode": "quorum", "synchronous_node_count": 1}"#;
+    assert_eq!(members[0].ask("PATCH", "/config", quorum).map(|a| a.status), Some(200));
+    wait_sync(&etcd, r#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#);
+    assert!(psql(&members[0], "INSERT INTO t VALUES (7)").is_some());
+
+    drop(members.remove(0));
+    let leader = wait_until("another primary", SOON, || {
+        members.iter().position(|m| m.get("/primary").is_some_and(|a| a.status == 200))
+    });
+    assert_eq!(psql(&members[leader], "SELECT n FROM t").as_deref(), Some("7"));
+    let other = members[1 - leader].directory.file_name().expect("a name");
+    let other = other.to_string_lossy();
+    let key = |of: &str| {
+        let name = if other == "b" { "c" } else { "b" };
+        format!(r#"{{"leader":"{name}","quorum":0,"sync_standby":"{of}"}}"#)
+    };
+    wait_sync(&etcd, &key(&other));
+    wait_for(&members[leader], SLOTS, &format!("a,{other},logi,phys"));
+    let log = fs::read_to_string(members[leader].directory.join("patroni.log")).expect("a log");
+    assert!(log.contains("INFO     promoted self to leader by acquiring session lock"), "{log}");
+}
