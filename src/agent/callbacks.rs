@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::drivers::Drivers;
 use super::hooks;
+use super::publish::leads_standby;
 use super::world::World;
 
 /// What the user's scripts were told last.
@@ -21,7 +22,12 @@ impl Callbacks {
     pub fn look(&mut self, world: &World, drivers: &Arc<Drivers>) {
         let probe = world.probe();
         let now = world.link.postmaster.zip(probe).map(|(postmaster, (probe, _))| {
-            (postmaster.pid, if probe.in_recovery { "replica" } else { "primary" })
+            let role = match probe.in_recovery {
+                true if leads_standby(world) => "standby_leader",
+                true => "replica",
+                false => "primary",
+            };
+            (postmaster.pid, role)
         });
         let gone = world.link.postmaster.is_none();
         self.restarting |= world.memory.restarting;

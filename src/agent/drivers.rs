@@ -34,6 +34,7 @@ pub struct Setup {
     pub dynamic: Value,
     pub primary: Effective,
     pub replica: Effective,
+    pub standby_leader: Effective,
 }
 
 impl Setup {
@@ -41,10 +42,11 @@ impl Setup {
         let floor = if patroni_members { config::PATRONI_TTL_FLOOR_S } else { config::TTL_FLOOR_S };
         let (primary, warnings) = config::effective(&local, &dynamic, Role::Primary, floor);
         let (replica, _) = config::effective(&local, &dynamic, Role::Replica, floor);
+        let (standby_leader, _) = config::effective(&local, &dynamic, Role::StandbyLeader, floor);
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        Setup { local, dynamic, primary, replica }
+        Setup { local, dynamic, primary, replica, standby_leader }
     }
 
     /// How the watchdog device is to be used.

@@ -155,12 +155,15 @@ fn replication_state(effective: &Effective, probe: &Probe) -> Option<String> {
 }
 
 fn leader(turn: &mut Turn, view: &View, due: bool) -> Option<Leader> {
-    let tenure = view.guard.tenure.filter(|_| view.holds_key() && view.is_primary())?;
+    let standby = view.settings.standby_cluster.is_some();
+    let leads = view.holds_key() && (view.is_primary() || standby);
+    let tenure = view.guard.tenure.filter(|_| leads)?;
     let probe = view.probe()?;
     let status = due.then(|| documents::status_json(&status(turn, view, probe)));
     let status = status.filter(|s| turn.world.status_written.as_ref() != Some(s));
     let known = view.cluster()?.history.last().map_or(0, |h| h.timeline);
     let history = (probe.timeline > 1
+        && !probe.in_recovery
         && known != probe.timeline - 1
         && turn.world.history_written != Some(probe.timeline))
     .then(|| (probe.timeline, view.cluster().map(|c| c.history.clone()).unwrap_or_default()));
@@ -174,8 +177,9 @@ fn status(turn: &Turn, view: &View, probe: &Probe) -> Status {
         .filter_map(|s| Some((s.name.clone(), s.confirmed_flush_lsn.or(s.restart_lsn)?)))
         .collect();
     let own = slot_name(&view.name);
-    slots.extend(probe.flush_lsn.map(|lsn| (own, lsn)));
-    Status { optime: probe.flush_lsn, slots, retain_slots: turn.slots.retained(view) }
+    let optime = crate::core::view::position(probe);
+    slots.extend(optime.map(|lsn| (own, lsn)));
+    Status { optime, slots, retain_slots: turn.slots.retained(view) }
 }
 
 /// Changed configuration is written for what the server is now. Not a duty of a round but a batch:

@@ -44,6 +44,7 @@ pub fn state_word(world: &World) -> &'static str {
 pub fn role_word(world: &World) -> &'static str {
     match world.probe() {
         Some((probe, _)) if !probe.in_recovery => "primary",
+        Some(_) if leads_standby(world) => "standby_leader",
         Some(_) if world.link.phase == Phase::Leading => "promoted",
         Some(_) => "replica",
         None => match world.inspection.as_ref().and_then(|i| i.data_dir.as_ref()) {
@@ -54,6 +55,12 @@ pub fn role_word(world: &World) -> &'static str {
             _ => "uninitialized",
         },
     }
+}
+
+/// This member holds the key of a cluster that follows another one.
+pub fn leads_standby(world: &World) -> bool {
+    let leads = matches!(world.link.phase, Phase::Leading | Phase::Paused);
+    leads && world.settings.standby_cluster.is_some()
 }
 
 pub fn publish(turn: &Turn, now: Boot) {
@@ -80,7 +87,7 @@ pub fn publish(turn: &Turn, now: Boot) {
         system_identifier,
         cluster: world.cluster(),
         cluster_at: view.store.cluster.as_ref().map(|seen| seen.at).unwrap_or_default(),
-        standby_cluster: false,
+        standby_cluster: world.settings.standby_cluster.is_some(),
         dcs_last_seen: world.dcs_last_seen,
         leader_until: link.deadline.filter(|_| view.guard.burned != view.guard.tenure),
         phase: link.phase,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::{CustomBootstrap, Effective};
 use crate::core::decision::Upstream;
+use crate::core::settings::StandbyCluster;
 use crate::core::slots::slot_name;
 use crate::link::order::Command;
 use crate::postgres::binaries::{Binaries, BinaryError, Tool};
@@ -64,7 +65,10 @@ pub fn write_configuration(
         return write_bootstrap_configuration(setup, custom);
     }
     let places = places(setup);
-    let effective = setup.role(primary);
+    let effective = match remote(setup, upstream) {
+        Some(_) if !primary && upstream.is_some() => &setup.standby_leader,
+        _ => setup.role(primary),
+    };
     let mut parameters = parameters(effective);
     if let Some(names) = sync_names {
         parameters.insert("synchronous_standby_names".to_owned(), names.to_owned());
@@ -162,11 +166,23 @@ fn recovery(setup: &Setup, upstream: Option<&Upstream>) -> Result<Recovery, Serv
         }
         None => None,
     };
-    Ok(Recovery {
-        primary_slot_name: (slots && upstream.is_some()).then(|| slot_name(&setup.local.name)),
-        primary_conninfo,
-        user: setup.replica.recovery_conf.clone(),
-    })
+    let mut user = setup.replica.recovery_conf.clone();
+    let primary_slot_name = match remote(setup, upstream) {
+        Some(remote) => {
+            user.extend(remote.recovery.clone());
+            remote.slot_name.clone().filter(|_| upstream.is_some())
+        }
+        None => (slots && upstream.is_some()).then(|| slot_name(&setup.local.name)),
+    };
+    Ok(Recovery { primary_slot_name, primary_conninfo, user })
+}
+
+/// In a standby cluster: what a server follows that has the remote primary for its upstream, or
+/// none.
+fn remote<'a>(setup: &'a Setup, upstream: Option<&Upstream>) -> Option<&'a StandbyCluster> {
+    let remote = setup.settings().standby_cluster.as_ref()?;
+    let theirs = remote.upstream.as_ref().map(|u| &u.conn_url);
+    upstream.is_none_or(|u| Some(&u.conn_url) == theirs).then_some(remote)
 }
 
 /// Host and port of a member's `conn_url`.

@@ -38,6 +38,8 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Demote cluster to a standby cluster
+    DemoteCluster(DemoteCluster),
     /// Generate a dsn for the provided member, defaults to a dsn of the leader
     Dsn(Dsn),
     /// Edit cluster configuration
@@ -54,6 +56,8 @@ pub enum Command {
     List(List),
     /// Disable auto failover
     Pause(Pause),
+    /// Promote cluster, make it run standalone
+    PromoteCluster(PromoteCluster),
     /// Query a Patroni PostgreSQL member
     Query(Query),
     /// Reinitialize cluster member
@@ -222,6 +226,36 @@ pub struct Pause {
     /// Wait until it is applied on all nodes
     #[arg(long)]
     pub wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoteCluster {
+    #[arg(value_name = "CLUSTER_NAME")]
+    pub cluster: Option<String>,
+    /// Do not ask for confirmation at any point
+    #[arg(long)]
+    pub force: bool,
+    /// Address of the remote node
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub host: Option<String>,
+    /// Port of the remote node
+    #[arg(long, value_name = "INTEGER")]
+    pub port: Option<u16>,
+    /// Command to restore WAL records from the remote primary
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub restore_command: Option<String>,
+    /// Name of the slot on the remote node to use for replication
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub primary_slot_name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PromoteCluster {
+    #[arg(value_name = "CLUSTER_NAME")]
+    pub cluster: Option<String>,
+    /// Do not ask for confirmation at any point
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -90,7 +90,8 @@ fn show(session: &mut Session, name: &str) -> Result<Cluster, Failure> {
     Ok(cluster)
 }
 
-fn table(session: &mut Session, cluster: &Cluster, name: &str) -> Result<(), Failure> {
+/// The members as `list` shows them.
+pub fn table(session: &mut Session, cluster: &Cluster, name: &str) -> Result<(), Failure> {
     let layout = Layout::List(Format::Pretty);
     session.console.print(&members::render(cluster, name, false, layout))
 }

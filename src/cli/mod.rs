@@ -23,6 +23,7 @@ mod samples;
 mod schedule;
 mod selection;
 mod session;
+mod standby;
 mod table;
 
 use std::ffi::OsString;
@@ -106,6 +107,8 @@ fn dispatch(session: &mut Session, command: &Command) -> Result<(), Failure> {
         Command::Reinit(options) => actions::reinit(session, options),
         Command::Flush(options) => actions::flush(session, options),
         Command::Query(options) => query::query(session, options),
+        Command::DemoteCluster(options) => standby::demote(session, options),
+        Command::PromoteCluster(options) => standby::promote(session, options),
         Command::Dsn(options) => query::dsn(session, options),
         Command::Remove(options) => inform::remove(session, options),
     }

@@ -185,7 +185,7 @@ mod tests {
             json!({"postgresql": {"pg_hba": "local all all trust"}}),
             json!({"postgresql": {"basebackup": [{"pgdata": "/x"}]}}),
             json!({"synchronous_mode": "maybe"}),
-            json!({"standby_cluster": {"host": "a"}}),
+            json!({"standby_cluster": {"port": 0}}),
             json!({"slots": []}),
         ] {
             assert_eq!(
@@ -196,7 +196,7 @@ mod tests {
             );
         }
         let right = json!({"ttl": 30, "unknown": 1, "synchronous_mode": "quorum", "pause": true,
-            "maximum_lag_on_failover": "16MB", "slots": {"a": null}, "standby_cluster": null,
+            "maximum_lag_on_failover": "16MB", "slots": {"a": null}, "standby_cluster": {"host": "a"},
             "postgresql": {"parameters": {"max_connections": 50, "wal_level": null},
                            "use_pg_rewind": true, "pg_hba": ["local all all trust"]}});
         assert_eq!(validate_dynamic(&right), Vec::<String>::new());

@@ -16,13 +16,15 @@ use super::reader::{self, Reader};
 use super::slots;
 use super::units::{self, BYTES, SECONDS};
 use super::yaml11::{Node, Position};
-use crate::core::settings::{Settings, SyncMode};
+use crate::core::decision::Upstream;
+use crate::core::settings::{Settings, StandbyCluster, SyncMode};
 
 /// What the server on this member is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Primary,
     Replica,
+    StandbyLeader,
 }
 
 /// All that is in force on this member, as long as `/config` and the local configuration stay.
@@ -112,9 +114,7 @@ pub fn effective(
         basebackup,
         rewind_options,
         pg_ctl_timeout: Duration::from_secs(merged.seconds("pg_ctl_timeout").unwrap_or(60)),
-        refused: top
-            .has("standby_cluster")
-            .then(|| "standby_cluster is set, and standby clusters are not supported yet".into()),
+        refused: several_hosts(&settings),
         settings,
     };
     (effective, warnings)
@@ -181,6 +181,7 @@ fn role_name(role: Role) -> &'static str {
     match role {
         Role::Primary => "primary",
         Role::Replica => "replica",
+        Role::StandbyLeader => "standby_leader",
     }
 }
 
@@ -197,6 +198,7 @@ fn settings(
     let flag = |key: &str| top.boolean(key).unwrap_or(false);
     let strict = flag("synchronous_mode_strict");
     let use_slots = merged.dynamic_value("use_slots").map_or(Some(true), units::boolean);
+    let standby_cluster = standby_cluster(top.sub("standby_cluster"));
     let slots = slots::permanent(top, number.warnings);
     let ignore_slots = slots::ignored(top, number.warnings);
     Settings {
@@ -213,7 +215,12 @@ fn settings(
         primary_start_timeout: number
             .seconds(&["primary_start_timeout", "master_start_timeout"], 300),
         primary_stop_timeout: number.seconds(&["primary_stop_timeout", "master_stop_timeout"], 0),
-        synchronous_mode: sync_mode(top.value("synchronous_mode")),
+        // Nothing is committed in a standby cluster.
+        synchronous_mode: match &standby_cluster {
+            None => sync_mode(top.value("synchronous_mode")),
+            Some(_) => SyncMode::Off,
+        },
+        standby_cluster,
         synchronous_mode_strict: strict,
         synchronous_node_count: number
             .of(&["synchronous_node_count"], "", 1)
@@ -235,6 +242,30 @@ fn settings(
         health: own.health.over(vigil.health),
         replica_methods: merged.replica_methods().iter().map(ReplicaMethod::in_short).collect(),
     }
+}
+
+/// `standby_cluster`, in effect when it says where the WAL comes from.
+fn standby_cluster(section: Reader) -> Option<StandbyCluster> {
+    let (host, port) = (section.text("host"), section.integer("port", ""));
+    if host.is_none() && port.is_none() && !section.has("restore_command") {
+        return None;
+    }
+    let upstream = (host.is_some() || port.is_some()).then(|| {
+        let host = host.unwrap_or_else(|| "localhost".to_owned());
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let conn_url = format!("postgres://{host}:{}/postgres", port.unwrap_or(5432));
+        Upstream { name: "remote".to_owned(), conn_url }
+    });
+    let names = ["restore_command", "archive_cleanup_command", "recovery_min_apply_delay"];
+    let recovery = names.iter().filter_map(|name| Some(((*name).to_owned(), section.text(name)?)));
+    let slot_name = section.text("primary_slot_name");
+    Some(StandbyCluster { upstream, slot_name, recovery: recovery.collect() })
+}
+
+fn several_hosts(settings: &Settings) -> Option<String> {
+    let upstream = settings.standby_cluster.as_ref()?.upstream.as_ref()?;
+    let why = "standby_cluster.host names several hosts: only one is supported";
+    upstream.conn_url.contains(',').then(|| why.to_owned())
 }
 
 struct Number<'a> {

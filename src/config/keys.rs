@@ -343,6 +343,16 @@ pub const LOCAL_ONLY: &[&str] = &[
     "name",
 ];
 
+const STANDBY_CLUSTER: &[Key] = &[
+    key("host", Text),
+    key("port", Int { min: 1, max: 65_535 }),
+    key("primary_slot_name", Text),
+    key("create_replica_methods", TextList),
+    key("restore_command", Text),
+    key("archive_cleanup_command", Text),
+    key("recovery_min_apply_delay", Text),
+];
+
 /// `/config` and `bootstrap.dcs`.
 pub const DYNAMIC: &[Key] = &[
     key("ttl", at_least(1)),
@@ -367,7 +377,7 @@ pub const DYNAMIC: &[Key] = &[
     key("permanent_slots", Mapping),
     key("permanent_replication_slots", Mapping),
     key("ignore_slots", Any),
-    key("standby_cluster", Any),
+    key("standby_cluster", Section(STANDBY_CLUSTER)),
     key("postgresql", Section(POSTGRESQL)),
     key("vigil", Section(VIGIL)),
 ];
@@ -401,7 +411,6 @@ const SRV: &str = "discovery by DNS SRV records is not supported yet; list the h
 const NO_REPLICATION: &str =
     "has no effect: pgvigil makes no replication connection to its own server";
 const PYTHON: &str = "has no effect: it tunes Patroni's own threads";
-const STANDBY_LEADER: &str = "has no effect: standby clusters are not supported yet";
 
 /// What the local configuration may say and we cannot do. Whoever builds it removes the line.
 pub const UNSUPPORTED: &[Unsupported] = &[
@@ -443,11 +452,12 @@ pub const UNSUPPORTED: &[Unsupported] = &[
 
 /// The same for `/config` and `bootstrap.dcs`; those of `postgresql` hold for the file, too.
 pub const UNSUPPORTED_DYNAMIC: &[Unsupported] = &[
-    refuse("standby_cluster", "standby clusters are not supported yet"),
+    ignore(
+        "standby_cluster.create_replica_methods",
+        None,
+        "has no effect: postgresql.create_replica_methods make every copy",
+    ),
     ignore("primary_race_backoff", Some("0"), "has no effect: Patroni 4.1.5 has no such key"),
     ignore("failsafe_mode", Some("off"), "has no effect yet: a primary without etcd is frozen"),
     ignore("postgresql.pg_ctl_timeout", Some("60"), "has no effect: pg_ctl is not waited for"),
-    ignore("postgresql.parameters_standby_leader", None, STANDBY_LEADER),
-    ignore("postgresql.pg_hba_standby_leader", None, STANDBY_LEADER),
-    ignore("postgresql.pg_ident_standby_leader", None, STANDBY_LEADER),
 ];

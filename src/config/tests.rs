@@ -132,8 +132,14 @@ fn dynamic_values() {
     for nonsense in [json!(null), json!([]), json!("x"), json!({"postgresql": 1, "ttl": {}})] {
         assert_eq!(of(nonsense).0.refused, None);
     }
-    let (e, _) = of(json!({"standby_cluster": {"host": "x"}}));
+    let (e, _) = of(json!({"standby_cluster": {"host": "x,y"}, "synchronous_mode": true}));
     assert!(e.refused.is_some());
+    let (e, _) = of(json!({"standby_cluster": {"host": "::1", "restore_command": "cp"},
+                           "synchronous_mode": true}));
+    let standby = e.settings.standby_cluster.expect("a standby cluster");
+    assert_eq!(standby.upstream.expect("a host").conn_url, "postgres://[::1]:5432/postgres");
+    assert_eq!(standby.recovery["restore_command"], "cp");
+    assert_eq!(e.settings.synchronous_mode, SyncMode::Off);
     let (e, _) = of(json!({"postgresql": {"parameters": {"wal_keep_segments": 4, "x.y": null,
         "track_commit_timestamp": true, "archive_command": "a\n"}, "use_slots": "off"}}));
     assert_eq!(e.parameters["wal_keep_size"], "64MB");
@@ -213,13 +219,13 @@ fn one_clear_line_for_each_mistake() {
         ("etcd3: {", "consul: {", "consul: this store is not supported"),
         ("8008'}", "8008', certfile: /x}", "restapi.certfile: TLS on the REST API is not supp"),
         ("ttl: 20", "ttl: soon", "bootstrap.dcs.ttl: must be a whole number"),
-        ("ttl: 20", "standby_cluster: {host: x}", "bootstrap.dcs.standby_cluster: standby clust"),
+        ("ttl: 20", "standby_cluster: {port: x}", "standby_cluster.port: must be a whole number"),
         ("[local all all trust]", "local", "postgresql.pg_hba: must be a list"),
         ("verbose]", "pgdata: /x]", "basebackup: option pgdata of pg_basebackup is not allowed"),
         ("nofailover: false", "nofailover: maybe", "tags.nofailover: must be on or off"),
         ("nofailover: false", "nofailover: false, failover_priority: 0", "tags: Conflicting conf"),
         ("zone: z1}", "zone: z1}\nvigil: {frieze_max: 3}", "vigil.frieze_max: unknown key"),
-        ("zone: z1}", "zone: z1}\nlog: {dir: /x}", "log.dir: has no effect yet"),
+        ("zone: z1}", "zone: z1}\nlog: {format: '%(x)s'}", "log.format: `x` is no attribute"),
         ("s3cret-super", "[s3cret]", "superuser.password: must be text"),
     ] {
         let text = USUAL.replacen(from, to, 1);

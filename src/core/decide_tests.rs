@@ -79,6 +79,14 @@ fn peer(position: u64) -> PeerAnswer {
     }
 }
 
+/// Changes what was read of the store.
+pub fn with_cluster(v: &mut View, change: impl FnOnce(&mut Cluster)) {
+    let seen = v.store.cluster.as_mut().expect("a cluster");
+    let mut cluster = (*seen.value).clone();
+    change(&mut cluster);
+    seen.value = Arc::new(cluster);
+}
+
 /// A member's view of a healthy cluster, all of it fresh.
 pub fn view(name: &str, primary: bool) -> View {
     let lease =

@@ -1,7 +1,9 @@
 //! The settings that decisions read, with Patroni's names and defaults.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::decision::Upstream;
 use super::health::Limits;
 use super::slots::{PermanentSlot, SlotPattern};
 
@@ -47,6 +49,8 @@ pub struct Settings {
     pub member_slots_ttl: Duration,
     pub use_pg_rewind: bool,
     pub use_slots: bool,
+    /// The cluster follows another one and accepts no writes.
+    pub standby_cluster: Option<StandbyCluster>,
     pub slots: Vec<PermanentSlot>,
     pub ignore_slots: Vec<SlotPattern>,
     pub remove_data_directory_on_rewind_failure: bool,
@@ -59,6 +63,17 @@ pub struct Settings {
     pub health: Limits,
     /// How a replica's data directory is made, to be tried in this order; never empty.
     pub replica_methods: Vec<ReplicaMethod>,
+}
+
+/// Where the leader of a standby cluster gets its WAL.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StandbyCluster {
+    /// The remote primary; none: the archive alone.
+    pub upstream: Option<Upstream>,
+    /// A slot on the remote primary.
+    pub slot_name: Option<String>,
+    /// Recovery parameters of the standby leader.
+    pub recovery: BTreeMap<String, String>,
 }
 
 /// The method that is built in.
@@ -100,6 +115,7 @@ impl Default for Settings {
             member_slots_ttl: Duration::from_secs(1800),
             use_pg_rewind: false,
             use_slots: true,
+            standby_cluster: None,
             slots: Vec::new(),
             ignore_slots: Vec::new(),
             remove_data_directory_on_rewind_failure: false,

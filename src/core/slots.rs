@@ -125,7 +125,9 @@ impl SlotMemory {
         for member in cluster.members.keys() {
             self.members.insert(slot_name(member), v.now);
         }
-        let leading = v.is_primary() && v.holds_key();
+        // The leader of a standby cluster streams to the others as a primary does.
+        let standby = v.settings.standby_cluster.is_some();
+        let leading = (v.is_primary() || standby) && v.holds_key();
         if !leading && !probe.in_recovery {
             // A primary that does not see its key just now keeps what its replicas need.
             return SlotWork::default();
@@ -134,7 +136,7 @@ impl SlotMemory {
         let present = |name: &str| probe.slots.iter().find(|slot| slot.name == name);
         let create = wanted.iter().filter(|(name, kind)| {
             let members = self.members.contains_key(*name) && **kind == SlotKind::Physical;
-            let here = leading || **kind == SlotKind::Physical;
+            let here = v.is_primary() || **kind == SlotKind::Physical;
             here && (due || members && leading) && present(name).is_none()
         });
         let create = create
@@ -254,7 +256,7 @@ fn is_of(slot: &Slot, kind: &SlotKind) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decide_tests::view;
+    use super::super::decide_tests::{view, with_cluster};
     use super::*;
     use std::sync::Arc;
     use std::time::Duration;
@@ -268,13 +270,6 @@ mod tests {
         let mut probe = (*seen.value).clone();
         (probe.slots, probe.server_version) = (slots, 150_000);
         seen.value = Arc::new(probe);
-    }
-
-    fn with_cluster(v: &mut View, change: impl FnOnce(&mut super::super::cluster::Cluster)) {
-        let seen = v.store.cluster.as_mut().expect("a cluster");
-        let mut cluster = (*seen.value).clone();
-        change(&mut cluster);
-        seen.value = Arc::new(cluster);
     }
 
     fn names(work: &SlotWork) -> Vec<&str> {

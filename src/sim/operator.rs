@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::core::cluster::FailoverRequest;
-use crate::core::settings::{Settings, SyncMode};
+use crate::core::settings::Settings;
 use crate::core::time::Wall;
 
 use super::postgres::Disk;
@@ -44,7 +44,7 @@ impl World {
         if self.settings().paused && (to.is_none() || at.is_some()) {
             return Err("in a pause only to a candidate, and at once");
         }
-        let synchronous = self.plan.settings.synchronous_mode == SyncMode::On;
+        let synchronous = self.synchronous();
         let sync = self.store.cluster().sync.as_ref().map(|k| k.value.standbys.clone());
         let mut candidates: Vec<String> = self.store.cluster().members.keys().cloned().collect();
         candidates.retain(|name| {

@@ -359,8 +359,10 @@ fn steady(v: &View) -> Option<Outcome> {
         Some(key) => Outcome::say(
             v,
             format!(
-                "no action. I am ({}), a secondary, and following a leader ({})",
-                v.name, key.name
+                "no action. I am ({}), a secondary, and following a {}leader ({})",
+                v.name,
+                if v.settings.standby_cluster.is_some() { "standby " } else { "" },
+                key.name
             ),
         ),
         None => Outcome::say(v, "no action; the leader is not known"),

@@ -8,7 +8,7 @@ use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::Action;
 use crate::core::guard::Phase;
 use crate::core::numbering::{self, Numbering};
-use crate::core::rules::health;
+use crate::core::rules::{health, standby};
 use crate::core::sync;
 use crate::core::view::{Switchover, View};
 
@@ -45,6 +45,13 @@ pub const RULES: &[Rule] = &[
         meaning: "the postmaster is dead but its children live: wait until they are killed",
         matches: leftovers,
     },
+    standby::DEMOTE,
+    standby::START,
+    standby::ADOPT,
+    standby::FOLLOW,
+    standby::RESTART,
+    standby::SWITCHOVER,
+    standby::STEADY,
     Rule {
         id: "leader.hand_over",
         meaning: "the primary keeps dying and a healthy candidate exists: give the key up",
@@ -86,7 +93,8 @@ pub const RULES: &[Rule] = &[
     Rule { id: "leader.steady", meaning: "all is well", matches: steady },
 ];
 
-fn leading(v: &View) -> bool {
+/// This member holds the leader key, as far as anybody can know.
+pub(super) fn leading(v: &View) -> bool {
     let held = match v.guard.phase {
         Phase::Leading => true,
         // Without a store the last that was seen of the key counts.
@@ -196,7 +204,7 @@ fn hand_over(v: &View) -> Option<Outcome> {
 }
 
 fn start(v: &View) -> Option<Outcome> {
-    if !dead(v) || v.control().is_none() {
+    if !dead(v) || v.control().is_none() || v.settings.standby_cluster.is_some() {
         return None;
     }
     // Started as a primary it would go on on the old leader's timeline, which may have gone on
@@ -260,7 +268,7 @@ fn overdue(v: &View) -> bool {
 }
 
 fn promote(v: &View) -> Option<Outcome> {
-    if !leading(v) || !v.is_standby() {
+    if !leading(v) || !v.is_standby() || v.settings.standby_cluster.is_some() {
         return None;
     }
     // A promotion that could not even begin (no room for its signal file) is asked for again; to

@@ -9,6 +9,9 @@ pub mod pause;
 pub mod rejoin;
 pub mod release;
 pub mod safety;
+pub mod standby;
+#[cfg(test)]
+mod standby_tests;
 #[cfg(test)]
 mod tests;
 pub mod vacant;

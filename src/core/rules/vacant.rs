@@ -9,7 +9,7 @@ use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::{Action, RecordIs};
 use crate::core::guard::Phase;
 use crate::core::rules::pause;
-use crate::core::settings::SyncMode;
+use crate::core::settings::{StandbyCluster, SyncMode};
 use crate::core::view::View;
 
 const QUICK: Duration = Duration::from_millis(200);
@@ -61,9 +61,33 @@ fn race_initialize(v: &View) -> Option<Outcome> {
 
 fn initdb(v: &View) -> Option<Outcome> {
     vacancy(v)?;
+    if let Some(remote) = &v.settings.standby_cluster {
+        return copy_remote(v, remote);
+    }
     let empty = matches!(v.server.data_dir, Some(DataDir::Empty));
     (empty && v.memory.bootstrap_won)
         .then(|| Outcome::say(v, "trying to bootstrap a new cluster").act(Action::Initdb))
+}
+
+/// The first member of a standby cluster is a copy of the remote primary.
+fn copy_remote(v: &View, remote: &StandbyCluster) -> Option<Outcome> {
+    let cloning = &v.memory.cloning;
+    let empty = matches!(v.server.data_dir, Some(DataDir::Empty));
+    if !v.memory.bootstrap_won || !empty && (!cloning.begun || v.guard.populated) {
+        return None;
+    }
+    if cloning.waits(v.now) {
+        let why = "waiting before the next copy of the remote primary";
+        return Some(Outcome::say(v, why).wake(Duration::from_secs(1)));
+    }
+    let (method, begun) = cloning.next(&v.settings, remote.upstream.is_some())?;
+    if !empty && !method.keep_data {
+        let reason = "an unfinished copy".to_owned();
+        return Some(Outcome::say(v, reason.clone()).act(Action::RemoveData { reason }));
+    }
+    let create = Action::CreateReplica { method: method.name, from: remote.upstream.clone() };
+    let why = "trying to bootstrap a new standby leader";
+    Some(Outcome::say(v, why).act(create).remember(|m| m.cloning = begun))
 }
 
 fn uninitialized_replica(v: &View) -> Option<Outcome> {
