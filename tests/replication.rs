@@ -69,7 +69,7 @@ fn a_quorum_of_standbys_and_the_slots_survive_the_primary() {
     wait_sync(&etcd, r#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#);
     wait_for(&members[0], NAMES, "ANY 1 (b,c)");
     wait_for(&members[0], SLOTS, "b,c,logi,phys");
-    wait_for(&members[1], SLOTS, "c,phys");
+    wait_for(&members[1], SLOTS, "a,c,phys");
     let moved = "SELECT restart_lsn > '0/2000000' FROM pg_replication_slots WHERE slot_name = 'c'";
     assert!(psql(&members[0], "CREATE TABLE t (n int); SELECT pg_switch_wal()").is_some());
     wait_for(&members[1], moved, "t");
@@ -103,4 +103,43 @@ fn a_quorum_of_standbys_and_the_slots_survive_the_primary() {
     wait_for(&members[leader], SLOTS, &format!("a,{other},logi,phys"));
     let log = fs::read_to_string(members[leader].directory.join("patroni.log")).expect("a log");
     assert!(log.contains("INFO     promoted self to leader by acquiring session lock"), "{log}");
+}
+
+#[test]
+fn a_standby_cluster_follows_is_promoted_and_follows_again() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut near = rig.member("a");
+    near.write(&near.config());
+    near.start();
+    near.wait_primary();
+    let follow = format!("dcs:\n    standby_cluster: {{host: 127.0.0.1, port: {}}}\n", near.port);
+    let mut far: Vec<Member> = ["r", "s"].iter().map(|name| rig.member(name)).collect();
+    for member in &mut far {
+        let config = member.config().replace("scope: wrong", "scope: far");
+        member.write(&config.replace("dcs:\n", &follow));
+        member.start();
+        let status = |path: &str| member.get(path).filter(|answer| answer.status == 200);
+        wait_until("a standby leader or its replica", SOON, || {
+            status("/standby-leader").or_else(|| status("/replica?lag=1MB"))
+        });
+    }
+    let leads = |m: &Member| m.get("/standby-leader").is_some_and(|a| a.status == 200);
+    assert_eq!(far.iter().filter(|m| leads(m)).count(), 1);
+    let leader = far.iter().position(leads).expect("a standby leader");
+    assert!(psql(&near, "CREATE TABLE t (n int); INSERT INTO t VALUES (7)").is_some());
+    for member in &far {
+        wait_for(member, "SELECT n FROM t", "7");
+    }
+    let (code, text) = far[0].ctl(&["promote-cluster", "--force"]);
+    assert!(code == Some(0) && text.contains(" cluster is successfully promoted\n"), "{text}");
+    far[leader].wait_primary();
+    assert!(psql(&far[leader], "INSERT INTO t VALUES (8)").is_some());
+    wait_for(&far[1 - leader], "SELECT max(n) FROM t", "8");
+    let port = near.port.to_string();
+    let demote = ["demote-cluster", "--force", "--host", "127.0.0.1", "--port", &port];
+    let (code, text) = far[0].ctl(&demote);
+    assert!(code == Some(0) && text.contains(" cluster is successfully demoted\n"), "{text}");
+    assert_eq!(psql(&far[leader], "SELECT pg_is_in_recovery()").as_deref(), Some("t"));
+    assert!(far[leader].log().contains("the standby leader with the lock"));
 }

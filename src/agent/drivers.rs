@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
@@ -94,6 +94,8 @@ pub struct Drivers {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     setup: Mutex<(Arc<Setup>, i64, bool)>,
     jobs: AtomicU32,
+    /// The newest callback's job, and the newest `on_reload`'s.
+    pub callbacks: [AtomicU64; 2],
     /// mod_revision of the `/config` that was cached last.
     cached: Mutex<i64>,
 }
@@ -119,6 +121,7 @@ impl Drivers {
             probe_now: Arc::default(),
             setup: Mutex::new((Arc::new(setup), 0, false)),
             jobs: AtomicU32::new(0),
+            callbacks: Default::default(),
             cached: Mutex::new(0),
         })
     }

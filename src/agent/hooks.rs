@@ -1,5 +1,6 @@
 //! Scripts of the user: callbacks, which are not waited for, and hooks, which are.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::link::order::{Command, Job, JobKind, Order};
@@ -46,12 +47,20 @@ pub async fn post_bootstrap(d: &Drivers) -> Result<(), ActionError> {
     wait(d, command).await
 }
 
-/// `<command words> <action> <role> <scope>`, not waited for.
+/// `<command words> <action> <role> <scope>`, not waited for. One that still runs is out of date
+/// and is ended, with its children, as Patroni does; `on_reload` has a place of its own.
 pub async fn callback(d: &Drivers, action: &str, role: &str) {
     let setup = d.setup();
     let Some(line) = setup.primary.callbacks.get(action) else { return };
     let command = command(line, &[action, role, &setup.local.scope]);
-    let job = Job { id: d.next_job(None), kind: JobKind::Script, command };
+    let id = d.next_job(None);
+    let before = d.callbacks[usize::from(action == "on_reload")].swap(id, Ordering::Relaxed);
+    if d.supervisor.state().jobs.iter().any(|job| job.id == before && job.ended.is_none())
+        && let Err(error) = d.supervisor.order(Order::CancelJob { id: before }).await
+    {
+        tracing::warn!("the callback before {action} could not be ended: {error}");
+    }
+    let job = Job { id, kind: JobKind::Script, command };
     if let Err(error) = d.supervisor.order(Order::RunJob(job)).await {
         tracing::warn!("callback {action} could not be started: {error}");
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::{Value, json};
 
+use crate::core::PATRONI_VERSION;
 use crate::core::cluster::{Cluster, Member};
 
 use super::args::{History, List, Members, Remove, Role, Topology, Watch};
@@ -14,7 +15,7 @@ use super::members::{self, Layout};
 use super::output::{Format, Listing};
 use super::selection;
 use super::session::{Answer, Session};
-use super::{Failure, PATRONI_VERSION, schedule};
+use super::{Failure, schedule};
 
 impl Watch {
     /// Time between two looks; `None`: one look is enough.

@@ -35,9 +35,6 @@ use click::Parsed;
 use console::Console;
 use session::Session;
 
-/// The Patroni release whose behaviour the command line offers.
-pub const PATRONI_VERSION: &str = "4.1.5";
-
 /// Why a command ended early.
 #[derive(Debug)]
 enum Failure {
