@@ -185,12 +185,14 @@ fn remote<'a>(setup: &'a Setup, upstream: Option<&Upstream>) -> Option<&'a Stand
     upstream.is_none_or(|u| Some(&u.conn_url) == theirs).then_some(remote)
 }
 
-/// Host and port of a member's `conn_url`.
+/// Host and port of a member's `conn_url`, or hosts, with commas, of a remote primary that may be
+/// on any of them, all with one port.
 pub fn address(from: &Upstream) -> Result<(String, u16), ServerError> {
     let bad = || ServerError::ConnUrl { member: from.name.clone(), url: from.conn_url.clone() };
     let map = conninfo::parse(&from.conn_url).map_err(|_| bad())?;
     let host = map.get("host").ok_or_else(bad)?.clone();
-    let port = map.get("port").map_or(Ok(5432), |p| p.parse()).map_err(|_| bad())?;
+    let port = map.get("port").and_then(|ports| ports.split(',').next()).unwrap_or("5432");
+    let port = port.parse().map_err(|_| bad())?;
     Ok((host, port))
 }
 
@@ -220,13 +222,16 @@ pub fn write_pgpass(setup: &Setup, from: &Upstream) -> Result<(), ServerError> {
     let entries: Vec<PgpassEntry> = [&pg.replication, &pg.rewind, &pg.superuser]
         .into_iter()
         .filter_map(|user| {
-            Some(PgpassEntry {
-                host: host.clone(),
+            let password = user.password.clone()?;
+            let entry = move |host: &str| PgpassEntry {
+                host: host.to_owned(),
                 port,
                 user: user.username.clone(),
-                password: user.password.clone()?,
-            })
+                password: password.clone(),
+            };
+            Some(host.split(',').map(entry).collect::<Vec<_>>())
         })
+        .flatten()
         .collect();
     files::write_pgpass(Path::new(&pg.pgpass), &entries)?;
     Ok(())

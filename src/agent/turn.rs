@@ -253,10 +253,6 @@ impl Turn {
         let setup = self.drivers.setup();
         self.world.settings = setup.settings().clone();
         self.world.tags = setup.local.tags.clone();
-        if let Some(reason) = &setup.primary.refused {
-            tracing::error!("this member will not lead: {reason}");
-            self.world.tags.nofailover = true;
-        }
     }
 
     /// One look at the world: decide, publish, start what is to be done.

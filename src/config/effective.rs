@@ -52,8 +52,6 @@ pub struct Effective {
     pub basebackup: Vec<String>,
     pub rewind_options: Vec<String>,
     pub pg_ctl_timeout: Duration,
-    /// Why this member must not lead under this dynamic configuration.
-    pub refused: Option<String>,
 }
 
 impl fmt::Debug for Effective {
@@ -114,7 +112,6 @@ pub fn effective(
         basebackup,
         rewind_options,
         pg_ctl_timeout: Duration::from_secs(merged.seconds("pg_ctl_timeout").unwrap_or(60)),
-        refused: several_hosts(&settings),
         settings,
     };
     (effective, warnings)
@@ -251,21 +248,18 @@ fn standby_cluster(section: Reader) -> Option<StandbyCluster> {
         return None;
     }
     let upstream = (host.is_some() || port.is_some()).then(|| {
-        let host = host.unwrap_or_else(|| "localhost".to_owned());
-        let host = if host.contains(':') { format!("[{host}]") } else { host };
-        let conn_url = format!("postgres://{host}:{}/postgres", port.unwrap_or(5432));
+        let (hosts, port) = (host.unwrap_or_else(|| "localhost".to_owned()), port.unwrap_or(5432));
+        let hosts = hosts.split(',').map(str::trim).map(|host| match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        });
+        let conn_url = format!("postgres://{}/postgres", hosts.collect::<Vec<_>>().join(","));
         Upstream { name: "remote".to_owned(), conn_url }
     });
     let names = ["restore_command", "archive_cleanup_command", "recovery_min_apply_delay"];
     let recovery = names.iter().filter_map(|name| Some(((*name).to_owned(), section.text(name)?)));
     let slot_name = section.text("primary_slot_name");
     Some(StandbyCluster { upstream, slot_name, recovery: recovery.collect() })
-}
-
-fn several_hosts(settings: &Settings) -> Option<String> {
-    let upstream = settings.standby_cluster.as_ref()?.upstream.as_ref()?;
-    let why = "standby_cluster.host names several hosts: only one is supported";
-    upstream.conn_url.contains(',').then(|| why.to_owned())
 }
 
 struct Number<'a> {

@@ -130,10 +130,11 @@ fn dynamic_values() {
     assert!(e.settings.paused);
     assert!(w.iter().any(|w| w.contains("`B` is no name of a slot")), "{w:?}");
     for nonsense in [json!(null), json!([]), json!("x"), json!({"postgresql": 1, "ttl": {}})] {
-        assert_eq!(of(nonsense).0.refused, None);
+        assert_eq!(of(nonsense).0.settings.standby_cluster, None);
     }
-    let (e, _) = of(json!({"standby_cluster": {"host": "x,y"}, "synchronous_mode": true}));
-    assert!(e.refused.is_some());
+    let (e, _) = of(json!({"standby_cluster": {"host": "x, y", "port": 6}}));
+    let standby = e.settings.standby_cluster.expect("a standby cluster");
+    assert_eq!(standby.upstream.expect("hosts").conn_url, "postgres://x:6,y:6/postgres");
     let (e, _) = of(json!({"standby_cluster": {"host": "::1", "restore_command": "cp"},
                            "synchronous_mode": true}));
     let standby = e.settings.standby_cluster.expect("a standby cluster");
