@@ -39,6 +39,9 @@ pub struct Checks {
     pub exercised: BTreeMap<&'static str, u64>,
     pub rules: BTreeMap<&'static str, u64>,
     pub acknowledged: u64,
+    acknowledged_at: Time,
+    /// Between two acknowledged commits, of anybody.
+    pub longest_pause: Time,
     /// Acknowledged asynchronously and then overtaken by another history: permitted, and counted.
     pub lost: u64,
     pub promotions: u64,
@@ -94,6 +97,12 @@ impl Checks {
         if !legal {
             self.violate(0, format!("no illegal transition: {before:?} -> {after:?}"));
         }
+    }
+
+    pub fn acknowledged(&mut self, now: Time) {
+        self.acknowledged += 1;
+        self.longest_pause = self.longest_pause.max(now - self.acknowledged_at);
+        self.acknowledged_at = now;
     }
 
     pub fn became_primary(&mut self, m: usize) {
@@ -290,7 +299,8 @@ impl World {
         } else {
             self.checks.lost += count as u64;
         }
-        if self.wal.branches.iter().filter(|b| b.number == number).count() > 1 {
+        let twins = self.wal.branches.iter().filter(|b| b.number == number).count() > 1;
+        if twins && !self.restored {
             let what = format!("history: {name} was promoted to timeline {number}, which is taken");
             self.checks.violate(self.now, what);
         }
@@ -298,6 +308,10 @@ impl World {
 
     /// Nobody follows a history that is not its own: PostgreSQL compares only numbers.
     pub fn check_stream(&mut self, m: usize, u: usize, mine: Place, theirs: Place) {
+        if self.restored {
+            // The store gives out numbers that it gave out before.
+            return self.checks.exercise(RESTORED);
+        }
         let what = format!(
             "history: {} at {} streams from {} at {}, whose timeline {} is another one",
             self.members[m].name,

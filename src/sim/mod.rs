@@ -6,6 +6,7 @@ mod action;
 mod agent;
 mod check;
 mod clock;
+mod command;
 mod duty;
 mod engine;
 mod fault;
@@ -17,21 +18,30 @@ mod order;
 mod postgres;
 mod prng;
 mod run;
+mod scenario;
 mod server;
 mod store;
+mod strike;
 mod supervisor;
 mod tasks;
 mod transaction;
 mod world;
 
 use std::ffi::OsString;
+use std::path::Path;
 
 pub use run::{Report, Sum, Verdict, explore, play};
+pub use scenario::{Played, play as play_scenario};
 
-const USAGE: &str = "usage: pgvigil sim --seed N | --seeds COUNT [--seed BASE]";
+const USAGE: &str = "usage: pgvigil sim --seed N | --seeds COUNT [--seed BASE] | SCENARIO.txt";
 
 /// The subcommand; returns the exit code: 0 all promises kept, 1 one was broken, 2 usage.
 pub fn run(args: Vec<OsString>) -> i32 {
+    if let [file] = args.as_slice()
+        && !file.as_encoded_bytes().starts_with(b"-")
+    {
+        return written(Path::new(file));
+    }
     let Some((base, count)) = parse(&args) else {
         eprintln!("{USAGE}");
         return 2;
@@ -54,6 +64,28 @@ fn parse(args: &[OsString]) -> Option<(Option<u64>, Option<u64>)> {
         *place = Some(words.next()??.parse().ok()?);
     }
     (base.is_some() || count.is_some()).then_some((base, count))
+}
+
+/// Plays a written scenario and prints it with its log.
+fn written(file: &Path) -> i32 {
+    let place = file.display();
+    let played = match std::fs::read_to_string(file) {
+        Ok(text) => play_scenario(&text),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    };
+    match played {
+        Ok(played) => {
+            print!("{}", played.text);
+            for failure in &played.failures {
+                eprintln!("{place}: {failure}");
+            }
+            i32::from(!played.failures.is_empty())
+        }
+        Err(what) => {
+            eprintln!("{place}: {what}");
+            2
+        }
+    }
 }
 
 fn one(seed: u64) -> i32 {

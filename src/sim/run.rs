@@ -127,7 +127,7 @@ fn strike_again(sim: &Sim) {
 }
 
 /// Lets time pass until then, or until `enough`; checks after every event.
-fn advance(sim: &Sim, until: Time, events: &mut u64, enough: impl Fn(&World) -> bool) -> bool {
+pub fn advance(sim: &Sim, until: Time, events: &mut u64, enough: impl Fn(&World) -> bool) -> bool {
     while sim.step(until) {
         *events += 1;
         if *events == EVENTS_MAX {
@@ -229,7 +229,7 @@ impl World {
     }
 
     /// One primary, and everybody else streams from it, directly or not.
-    fn is_calm(&self) -> bool {
+    pub fn is_calm(&self) -> bool {
         let leader = self.store.cluster().leader.as_ref().and_then(|k| self.find(&k.name));
         self.has_leader()
             && self.unfinished().is_none()

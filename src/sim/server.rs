@@ -175,7 +175,7 @@ impl World {
         }
         for at in done {
             self.commits.push(Commit { at, lost: false });
-            self.checks.acknowledged += 1;
+            self.checks.acknowledged(self.now);
         }
     }
 
@@ -315,6 +315,9 @@ impl World {
             .server
             .as_ref()
             .is_some_and(|s| s.recovery && s.streaming && s.upstream == Some(u));
+        if !self.members[m].receives {
+            return;
+        }
         if !follows || !self.can_send(u, m) || !self.server_moves(m) || !self.server_moves(u) {
             return;
         }

@@ -65,6 +65,8 @@ pub struct Member {
     pub stays_down: bool,
     /// ... and its data directory is emptied.
     pub removed: bool,
+    /// Its walreceiver gets something.
+    pub receives: bool,
     /// Freezes take long on this host, just now.
     pub slow_freeze: bool,
 }
@@ -89,6 +91,8 @@ pub struct World {
     /// Answers lost and requests lost, per mille.
     pub loss: u64,
     pub slow: u64,
+    /// How the store that is down answers; drawn for each request if not said.
+    pub refuses: Option<bool>,
     pub transcript: Option<Vec<String>>,
     pub hash: u64,
     pub checks: Checks,
@@ -126,6 +130,7 @@ impl World {
                 enabled: true,
                 stays_down: false,
                 removed: false,
+                receives: true,
                 slow_freeze: false,
             })
             .collect();
@@ -145,6 +150,7 @@ impl World {
             cut: BTreeSet::new(),
             loss: 0,
             slow: 0,
+            refuses: None,
             transcript: transcript.then(Vec::new),
             hash: 0xCBF2_9CE4_8422_2325,
             checks: Checks::default(),
@@ -234,7 +240,8 @@ impl World {
             return;
         }
         if !self.store.up {
-            if self.prng.per_mille(500) {
+            let refuses = self.refuses.unwrap_or_else(|| self.prng.per_mille(500));
+            if refuses {
                 self.later(ms(1), move |sim| slot.put(sim, Err(())));
             }
             return;
