@@ -155,6 +155,7 @@ async fn act(
         Action::GiveUp { reason } => facts.push(Fact::GiveUp(reason)),
         Action::Adopt { pid, standby } => order(d, Order::Adopt { pid, standby }).await?,
         Action::RestartDone => facts.push(Fact::RestartDone),
+        Action::DropReinitialize => facts.push(Fact::ReinitializeBegun),
         Action::StartStandby { upstream } => start_standby(d, v, upstream, facts).await?,
         Action::StartPrimary => start_primary(d, v).await?,
         Action::Promote { taken } => promote(d, v, &taken).await?,

@@ -179,6 +179,8 @@ pub enum Action {
     CancelWork,
     /// The restart that was asked for is over.
     RestartDone,
+    /// The new copy that was asked for will not be made.
+    DropReinitialize,
     /// The orderly stop is complete.
     Goodbye,
     /// Supervisor: exit, and leave PostgreSQL running.

@@ -11,7 +11,7 @@ use crate::core::sync;
 use crate::core::view::{PeerAnswer, View, Work, position};
 
 use super::agent::{CallError, Ctx};
-use super::lease::{confirm, relet, renew};
+use super::lease::{armed, confirm, relet, renew};
 use super::order::{Order, order};
 use super::store::{Compare, Write};
 use super::transaction::{commit, under, write_store};
@@ -72,7 +72,10 @@ pub fn label(action: &Action) -> String {
 async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
     match action {
         Action::AskPeers => ask_peers(ctx, v).await,
-        Action::Campaign => order(ctx, Order::Guard(Event::Campaign)).await,
+        Action::Campaign => {
+            order(ctx, Order::Guard(Event::Campaign)).await?;
+            armed(ctx).await
+        }
         Action::Withdraw => order(ctx, Order::Guard(Event::Withdraw)).await,
         Action::ConfirmOwn => confirm(ctx, v.settings.retry_timeout).await,
         Action::Pause { tenure, .. } => order(ctx, Order::Guard(Event::Pause(tenure))).await,
@@ -92,6 +95,11 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
         Action::StopFast => stop(ctx, v, Order::Fast).await,
         Action::StopImmediate => stop(ctx, v, Order::Immediate).await,
         Action::Goodbye => order(ctx, Order::Goodbye).await,
+        Action::Leave => order(ctx, Order::Leave).await,
+        Action::DropReinitialize => {
+            ctx.agent(|a| a.wishes.reinitialize = false);
+            Ok(())
+        }
         Action::GiveUp { .. } => {
             // It exits with 1; the supervisor tries again.
             ctx.with(|w| {

@@ -9,7 +9,7 @@ use crate::core::cluster::{Cluster, Member as MemberDocument};
 use crate::core::database::{DataDir, Probe};
 use crate::core::decide::decide;
 use crate::core::decision::Action;
-use crate::core::guard::Phase;
+use crate::core::guard::{Device, Phase};
 use crate::core::health::Health;
 use crate::core::settings::Settings;
 use crate::core::time::Boot;
@@ -339,7 +339,7 @@ impl World {
             fenceable: true,
             populated: s.shown.group().populated,
             stop_requested: s.stop_requested,
-            awaits_device: false,
+            awaits_device: s.shown.device() == Device::Arming,
         }
     }
 

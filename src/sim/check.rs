@@ -220,7 +220,7 @@ impl World {
 
     /// The pause record of this member stands: nobody takes the key, with or without a supervisor
     /// that has come so far as to know.
-    fn suspended(&self, m: usize) -> bool {
+    pub fn suspended(&self, m: usize) -> bool {
         let record = self.store.cluster().pause_record.as_ref();
         record.is_some_and(|key| key.value.leader == self.members[m].name && !key.value.stopped)
     }
@@ -413,7 +413,7 @@ impl World {
         }
     }
 
-    fn excused(&self, m: usize) -> Option<&'static str> {
+    pub fn excused(&self, m: usize) -> Option<&'static str> {
         let (until, why) = self.checks.excused_until.get(&m)?;
         (self.now <= *until).then_some(*why)
     }

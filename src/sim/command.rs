@@ -10,10 +10,12 @@ use super::engine::{Sim, Time};
 use super::postgres::Disk;
 use super::scenario::{PATIENCE, Stage};
 use super::strike;
+use super::watchdog::Kind;
 use super::world::{Host, SECOND, World, ms};
 
 pub const HELP: &str = "commands:
-  before the start: members N | tag MEMBER NAME VALUE | set NAME VALUE | start
+  before the start: members N | tag MEMBER NAME VALUE | set NAME VALUE |
+             watchdog hardware|software | start
   time:      wait SECONDS | until CONDITION | expect CONDITION
              conditions: leader MEMBER, nobody leads, calm, MEMBER writable, MEMBER frozen,
              MEMBER standby, MEMBER down, fences N, lost N, pause below SECONDS, requests ended
@@ -49,6 +51,14 @@ pub fn obey(stage: &mut Stage, words: &[&str]) -> Done {
         }
         ["tag", member, name, value] if stage.sim.is_none() => tag(stage, member, name, value),
         ["set", name, value] if stage.sim.is_none() => set(&mut stage.plan.settings, name, value),
+        ["watchdog", kind] if stage.sim.is_none() => {
+            stage.plan.watchdog = match *kind {
+                "hardware" => Some(Kind::Hardware),
+                "software" => Some(Kind::Software),
+                _ => return Err(format!("no watchdog is '{kind}'")),
+            };
+            Ok(())
+        }
         ["start"] if stage.sim.is_none() => start(stage),
         _ => match stage.sim.clone() {
             Some(sim) => after_start(stage, &sim, words),

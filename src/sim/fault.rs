@@ -9,6 +9,7 @@ use crate::core::time::Wall;
 
 use super::operator::LONGEST_TTL;
 use super::prng::Prng;
+use super::watchdog::Kind;
 use super::world::{Plan, STORE, World, ms};
 
 /// `ttl`, `loop_wait` and `retry_timeout` that go together, in seconds.
@@ -27,6 +28,7 @@ pub enum Fault {
     HostCrash,
     PostmasterKill,
     PostgresHang,
+    DeviceBroken,
     StoreCut,
     /// Answers do not arrive.
     StoreCutIn,
@@ -56,7 +58,7 @@ pub enum Fault {
     LeaderKeyDeleted,
 }
 
-pub const ALL: [Fault; 33] = [
+pub const ALL: [Fault; 34] = [
     Fault::AgentKill,
     Fault::AgentFreeze,
     Fault::SupervisorKill,
@@ -67,6 +69,7 @@ pub const ALL: [Fault; 33] = [
     Fault::HostCrash,
     Fault::PostmasterKill,
     Fault::PostgresHang,
+    Fault::DeviceBroken,
     Fault::StoreCut,
     Fault::StoreCutIn,
     Fault::StoreCutOut,
@@ -139,7 +142,8 @@ pub fn draw(prng: &mut Prng) -> Plan {
         job_failure: *prng.pick(&[0, 100, 400]),
     };
     let tags = draw_tags(prng, members);
-    Plan { members, tags, settings, faults }
+    let watchdog = *prng.pick(&[None, None, Some(Kind::Hardware), Some(Kind::Software)]);
+    Plan { members, tags, settings, faults, watchdog }
 }
 
 /// Few members have any; the first one has none, so that somebody may lead.
@@ -204,6 +208,12 @@ impl World {
                 self.postmaster_dies(m, orphans, escaped);
             }
             Fault::PostgresHang => self.hang_server(m, length),
+            Fault::DeviceBroken => {
+                self.members[m].dog.broken = true;
+                self.later(length * 4, move |sim| {
+                    sim.with(|w| w.members[m].dog.broken = false);
+                });
+            }
             Fault::ClockStep => {
                 let step = self.prng.between(0, 7_200_000_000) as i64 - 3_600_000_000;
                 self.members[m].clock.wall_off_us = step;
@@ -412,6 +422,9 @@ impl World {
     /// etcd begins anew from a backup, and the operators restart the agents: those that ran
     /// believe nothing of it, rightly so.
     pub fn restore_store(&mut self, backup: super::store::Backup, same_id: bool) {
+        if self.healed {
+            return self.store_returns();
+        }
         self.say(None, || "the store begins anew from a backup".to_owned(), 5200);
         self.restored = true;
         self.store.up = true;

@@ -28,9 +28,14 @@ impl World {
         if self.members[m].host != Host::Frozen {
             return;
         }
+        if !self.survives(m) {
+            return;
+        }
         self.members[m].host = Host::Up;
-        // No watchdog here: until supervisor or sentinel have fenced, backends run.
-        self.excuse(m, ms(1000), "excused: a host without a watchdog stood still");
+        if self.members[m].dog.fires.is_none() {
+            // Until supervisor or sentinel have fenced, backends run.
+            self.excuse(m, ms(1000), "excused: a host without a watchdog stood still");
+        }
         let stopped = self.members[m].supervisor.as_ref().is_some_and(|s| s.frozen);
         if !stopped {
             self.later(ms(1), move |sim| sim.with(|w| w.wake_supervisor(m)));
@@ -48,6 +53,7 @@ impl World {
         member.host = Host::Down;
         member.page = None;
         member.record = None;
+        member.dog.fires = None;
         member.frozen = false;
         member.freeze_wanted = false;
         let pid = member.server.as_ref().map(|s| s.pid);
@@ -84,6 +90,16 @@ impl World {
         }
         let delay = self.some_ms(1000, 20_000);
         self.later(delay, move |sim| sim.with(|w| w.start_supervisor(m)));
+    }
+
+    /// Stopped in a pause: PostgreSQL goes on, the administrator starts the service again.
+    pub fn leave(&mut self, m: usize) {
+        self.say(Some(m), || "the supervisor leaves PostgreSQL running".to_owned(), 6004);
+        self.kill_supervisor(m, true);
+        if !self.members[m].stays_down {
+            let delay = self.some_ms(1000, 20_000);
+            self.later(delay, move |sim| sim.with(|w| w.start_supervisor(m)));
+        }
     }
 
     /// Kill -9 of the supervisor: the agent goes with the socket, jobs with their record,
@@ -166,11 +182,15 @@ impl World {
         self.cut.clear();
         (self.loss, self.slow) = (0, 0);
         self.plan.faults = Faults::default();
+        self.healed = true;
         self.store_returns();
         self.configure_cluster(|s| s.paused = false);
         if std::mem::take(&mut self.restored) {
             // Whom an old /sync names may have nothing: that is for people to decide.
             self.store.forget_sync();
+            for m in 0..self.members.len() {
+                self.kill_agent(m, true);
+            }
         }
         for m in 0..self.members.len() {
             let now = self.now;
@@ -180,6 +200,7 @@ impl World {
             member.stays_down = false;
             member.clock.set_rate(now, 0);
             member.clock.wall_off_us = 0;
+            member.dog.broken = false;
             if let Some(s) = &mut member.server {
                 s.hung = false;
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::core::cluster::Tenure;
-use crate::core::guard::{Confirmation, Event, Phase};
+use crate::core::guard::{Confirmation, Device, Event, Phase};
 use crate::core::time::Boot;
 use crate::core::view::OwnLease;
 
@@ -156,12 +156,48 @@ async fn relet_held(
     if next.ttl < old.ttl {
         confirm_held(ctx, lock, within).await?;
         order(ctx, Order::Retune(next.ttl)).await?;
+        shorten_device(ctx, lock, within).await?;
     }
     let name = ctx.with(|w| w.members[ctx.m].name.clone());
     let writes = vec![Write::Leader { name, lease_id: next.id }];
     let compares = vec![under(tenure)];
     ctx.call(Request::Transaction { compares, writes }, within).await?;
     confirm_held(ctx, lock, within).await
+}
+
+/// The device takes a timeout with a ping, and a ping needs a confirmation.
+async fn shorten_device(ctx: &Ctx, lock: &LeaseLock, within: Duration) -> Done {
+    let longer = || {
+        ctx.with(|w| {
+            let wanted = w.members[ctx.m].supervisor.as_ref()?.shown.budget()?.watch?.set;
+            Some(w.members[ctx.m].dog.timeout > wanted)
+        })
+    };
+    for _ in 0..3 {
+        if longer() != Some(true) {
+            return Ok(());
+        }
+        confirm_held(ctx, lock, within).await?;
+        ctx.sim.sleep(ms(20)).await;
+    }
+    if longer() == Some(true) { Err(Failed::Precondition("the device is too slow")) } else { Ok(()) }
+}
+
+/// The device counts before the lease is renewed that the acquiring transaction rests on.
+pub async fn armed(ctx: &Ctx) -> Done {
+    let arming = || {
+        ctx.with(|w| {
+            let s = w.members[ctx.m].supervisor.as_ref();
+            s.is_some_and(|s| s.shown.device() == Device::Arming)
+        })
+    };
+    for _ in 0..100 {
+        if !arming() {
+            return Ok(());
+        }
+        ctx.sim.sleep(ms(5)).await;
+    }
+    Err(Failed::Precondition("the watchdog device is not armed"))
 }
 
 /// Which of the two leases does the leader key carry?

@@ -25,6 +25,7 @@ mod strike;
 mod supervisor;
 mod tasks;
 mod transaction;
+mod watchdog;
 mod world;
 
 use std::ffi::OsString;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::core::budget::Budget;
 use crate::core::guard::Event;
 use crate::core::view::Work;
 
@@ -12,7 +11,6 @@ use super::check::PausedAct;
 use super::engine::Slot;
 use super::job;
 use super::lease::Held;
-use super::supervisor::RHO_PPM;
 use super::world::{Host, World, ms};
 
 const HANDLED_WITHIN: Duration = Duration::from_secs(2);
@@ -33,6 +31,7 @@ pub enum Order {
     Capsule(Held),
     Retune(Duration),
     Goodbye,
+    Leave,
 }
 
 pub async fn order(ctx: &Ctx, order: Order) -> Done {
@@ -133,8 +132,13 @@ impl World {
                 Ok(())
             }
             Order::Retune(ttl) => {
-                let budget = Budget::new(ttl, RHO_PPM).map_err(|_| "too tight")?;
+                let budget = self.budget(m, ttl).map_err(|_| "too tight")?;
                 self.decide(m, Event::Retune(budget)).map_err(|r| r.0)
+            }
+            Order::Leave => {
+                self.decide(m, Event::Leave).map_err(|r| r.0)?;
+                self.later(ms(1), move |sim| sim.with(|w| w.leave(m)));
+                Ok(())
             }
             Order::Goodbye => {
                 self.decide(m, Event::Goodbye).map_err(|r| r.0)?;

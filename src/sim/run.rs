@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::check::Violation;
 use super::engine::{Sim, Time};
 use super::fault;
+use super::postgres::Disk;
 use super::prng::Prng;
+use super::supervisor::Supervisor;
 use super::world::{Host, Plan, SECOND, World, ms};
 
 /// Simulated time under faults, at least, and faults.
@@ -158,7 +160,7 @@ fn converge(sim: &Sim, events: &mut u64) -> Verdict {
         let last = w.members.len() as u64 - 1;
         let lost = (spare && w.prng.per_mille(400)).then(|| w.prng.between(0, last) as usize);
         // Not the one without which no data directory is left that may lead.
-        lost.filter(|m| w.others_may_lead(*m))
+        lost.filter(|m| w.others_may_lead(*m) && !w.suspended(*m))
     });
     sim.with(|w| w.heal(lost));
     let start = sim.now();
@@ -235,7 +237,8 @@ impl World {
             && self.unfinished().is_none()
             && self.alive().all(|m| {
                 // Nothing says yet that an unfinished base backup is our own and may be removed.
-                let rubbish = matches!(self.members[m].disk, super::postgres::Disk::Rubbish);
+                let rubbish = matches!(self.members[m].disk, Disk::Rubbish)
+                    && !self.members[m].supervisor.as_ref().is_some_and(Supervisor::works);
                 Some(m) == leader
                     || rubbish
                     || self.members[m].server.as_ref().is_some_and(|s| s.recovery && s.streaming)
@@ -248,7 +251,8 @@ impl fmt::Display for Report {
         let s = &self.plan.settings;
         writeln!(
             f,
-            "seed {}: {} members, ttl {} s, synchronous {:?} {}{}, rewind {}, freeze_max {} s",
+            "seed {}: {} members, ttl {} s, synchronous {:?} {}{}, rewind {}, freeze_max {} s, \
+              watchdog {:?}",
             self.seed,
             self.plan.members,
             s.ttl.as_secs(),
@@ -257,6 +261,7 @@ impl fmt::Display for Report {
             if s.synchronous_mode_strict { " strict" } else { "" },
             s.use_pg_rewind,
             s.freeze_max.as_secs(),
+            self.plan.watchdog,
         )?;
         writeln!(
             f,

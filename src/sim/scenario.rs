@@ -43,6 +43,7 @@ pub fn play(text: &str) -> Result<Played, String> {
         tags: Vec::new(),
         settings: Settings { use_pg_rewind: true, ..Settings::default() },
         faults: Faults::default(),
+        watchdog: None,
     };
     let (failures, answer) = (Vec::new(), String::new());
     let mut stage = Stage { plan, sim: None, events: 0, failures, answer };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::core::budget::{Budget, SENTINEL};
+use crate::core::budget::SENTINEL;
 use crate::core::guard::{Effect, Event, GroupState, Guard, Phase, Refused};
 use crate::core::time::Boot;
 use crate::core::view::{LastExit, Work};
@@ -24,6 +24,8 @@ pub struct Job {
 }
 
 pub struct Supervisor {
+    /// Of all that ever ran: a petter's work ends with its supervisor.
+    pub number: u64,
     pub guard: Guard,
     /// As its last state told the agent.
     pub shown: Guard,
@@ -54,8 +56,14 @@ pub struct Record {
 }
 
 impl Supervisor {
-    fn new() -> Supervisor {
+    /// A job on the data directory runs.
+    pub fn works(&self) -> bool {
+        self.jobs.iter().any(|j| j.succeeded.is_none())
+    }
+
+    fn new(number: u64) -> Supervisor {
         Supervisor {
+            number,
             guard: Guard::new(true),
             shown: Guard::new(true),
             frozen: false,
@@ -80,7 +88,7 @@ impl World {
         if member.host != Host::Up || member.supervisor.is_some() || !member.enabled {
             return;
         }
-        member.supervisor = Some(Supervisor::new());
+        member.supervisor = Some(Supervisor::new(self.now));
         match member.record.take() {
             Some(record) => self.take_up_record(m, record),
             None => {
@@ -90,6 +98,7 @@ impl World {
                 }
             }
         }
+        self.take_device_over(m);
         self.start_agent(m);
     }
 
@@ -99,7 +108,7 @@ impl World {
         // The lease that a former agent left keeps its length.
         let ttl = s.capsule.ttl().unwrap_or(a.settings.ttl);
         let freeze_max = a.settings.freeze_max;
-        let Ok(budget) = Budget::new(ttl, RHO_PPM) else { return };
+        let Ok(budget) = self.budget(m, ttl) else { return };
         let _ = self.decide(m, Event::Configure { budget, freeze_max });
         if let Some(s) = &mut self.members[m].supervisor {
             s.configured = true;
@@ -193,8 +202,9 @@ impl World {
                 self.watch_deadline(m, deadline.plus(SENTINEL));
             }
             Effect::Disarm => self.members[m].page = None,
-            // Its budget has no device.
-            Effect::ArmDevice { .. } | Effect::Ping { .. } | Effect::DisarmDevice => {}
+            Effect::ArmDevice { .. } | Effect::Ping { .. } | Effect::DisarmDevice => {
+                self.command_device(m, effect);
+            }
             Effect::Freeze => self.freeze(m),
             // Decided before its deadline, but the supervisor may have been stopped since.
             Effect::Thaw if self.members[m].page.is_some_and(|(at, _)| self.local(m) >= at) => {
@@ -205,7 +215,10 @@ impl World {
                 self.members[m].frozen = false;
                 self.later(ms(1), move |sim| sim.with(|w| w.observe(m)));
             }
-            Effect::Kill => self.kill_group(m),
+            Effect::Kill => {
+                self.kill_group(m);
+                let _ = self.decide(m, Event::KillSent);
+            }
             Effect::LookAtTasks => {
                 let running = self.prng.per_mille(300);
                 let _ = self.decide(m, Event::Tasks { running });

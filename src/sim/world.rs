@@ -15,6 +15,7 @@ use super::postgres::{Commit, Disk, Server, Wal};
 use super::prng::Prng;
 use super::store::{Answer, Backup, Request, Store};
 use super::supervisor::{Record, Supervisor};
+use super::watchdog::{Dog, Kind};
 
 /// The store's place in the network.
 pub const STORE: usize = usize::MAX;
@@ -26,6 +27,8 @@ pub struct Plan {
     pub tags: Vec<Tags>,
     pub settings: Settings,
     pub faults: super::fault::Faults,
+    /// The watchdog device of every host.
+    pub watchdog: Option<Kind>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,7 @@ pub struct Member {
     pub name: String,
     pub tags: Tags,
     pub clock: Clock,
+    pub dog: Dog,
     /// The dynamic configuration as it was last seen, on disk.
     pub cached: Settings,
     pub host: Host,
@@ -82,6 +86,8 @@ pub struct World {
     pub backup: Option<Backup>,
     /// The store began anew from a backup.
     pub restored: bool,
+    /// The faults are over.
+    pub healed: bool,
     pub expiry_at: Option<Time>,
     pub wal: Wal,
     pub commits: Vec<Commit>,
@@ -98,7 +104,7 @@ pub struct World {
     pub checks: Checks,
 }
 
-pub fn ms(ms: u64) -> Duration {
+pub const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -113,6 +119,7 @@ impl World {
                 name: super::fault::name_of(i),
                 tags: plan.tags.get(i).cloned().unwrap_or_default(),
                 clock: Clock::new(prng.between(100, 1_000_000) * SECOND, rate(&mut prng)),
+                dog: Dog { kind: plan.watchdog, ..Dog::default() },
                 cached: plan.settings.clone(),
                 host: Host::Up,
                 disk: Disk::Empty,
@@ -143,6 +150,7 @@ impl World {
             store,
             backup: None,
             restored: false,
+            healed: false,
             expiry_at: None,
             wal: Wal::default(),
             commits: Vec::new(),

@@ -194,8 +194,7 @@ fn clone(v: &View) -> Option<Outcome> {
     let (method, begun) = cloning.next(&v.settings, true)?;
     if !empty && !method.keep_data {
         let reason = if v.memory.reinitializing { "reinitialize" } else { "an unfinished copy" };
-        let reason = reason.to_owned();
-        return Some(Outcome::say(v, reason.clone()).act(Action::RemoveData { reason }));
+        return Some(rejoin::remove(v, leader, reason));
     }
     let source = v
         .others()

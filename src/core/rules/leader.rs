@@ -79,6 +79,11 @@ pub const RULES: &[Rule] = &[
         meaning: "the store knows no timeline as new as ours: write its number",
         matches: new_timeline,
     },
+    Rule {
+        id: "leader.keep_data",
+        meaning: "a new copy was asked of the replica that this leader was: the request is dropped",
+        matches: keep_data,
+    },
     Rule { id: "leader.restart", meaning: "an operator asked for a restart", matches: restart },
     Rule {
         id: "leader.switchover",
@@ -326,6 +331,15 @@ fn new_timeline(v: &View) -> Option<Outcome> {
     }
     let action = numbering::catch_up(v)?;
     Some(Outcome::say(v, "writing the number of this timeline").act(action).wake(Duration::ZERO))
+}
+
+/// Kept, the request would cost the data of this member whenever it is a replica again.
+fn keep_data(v: &View) -> Option<Outcome> {
+    (running(v) && v.wishes.reinitialize).then(|| {
+        Outcome::say(v, "not reinitialized: this member leads now")
+            .act(Action::DropReinitialize)
+            .wake(Duration::ZERO)
+    })
 }
 
 fn restart(v: &View) -> Option<Outcome> {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::follow::{ready_leader, source, upstream_of};
+use crate::core::candidates::ANSWERS_FRESH;
 use crate::core::cluster::Member;
 use crate::core::database::{ControlState, DataDir};
 use crate::core::decide::Outcome;
@@ -80,8 +81,7 @@ pub fn half_rewound(v: &View) -> Option<Outcome> {
         return Some(Outcome::say(v, why).act(Action::Rewind { from: upstream_of(leader) }));
     }
     if may_remove(v) {
-        let reason = "pg_rewind did not end well".to_owned();
-        return Some(Outcome::say(v, reason.clone()).act(Action::RemoveData { reason }));
+        return Some(remove(v, leader, "pg_rewind did not end well"));
     }
     let why = "pg_rewind did not end well: pages of two histories may be mixed, so that the member \
                must be reinitialized (pgvigilctl reinit)";
@@ -112,8 +112,8 @@ pub fn rejoin(v: &View) -> Option<Outcome> {
         Rejoin::Wait => Some(Outcome::say(v, "waiting for the leader's timeline").wake(QUICK)),
         Rejoin::Rewind => Some(rewind_or_copy(v, leader)),
         Rejoin::Copy if may_remove(v) => {
-            let reason = "the leader's timeline has the same number and is another one".to_owned();
-            Some(Outcome::say(v, reason.clone()).act(Action::RemoveData { reason }))
+            let reason = "the leader's timeline has the same number and is another one";
+            Some(remove(v, leader, reason))
         }
         Rejoin::Copy => Some(Outcome::say(
             v,
@@ -147,13 +147,28 @@ fn rewind_or_copy(v: &View, leader: &Member) -> Outcome {
     }
     let failed = v.memory.rewind_failed && v.settings.remove_data_directory_on_rewind_failure;
     if v.settings.remove_data_directory_on_diverged_timelines || failed {
-        let reason = "the history has left the leader's and pg_rewind is not possible".to_owned();
-        return Outcome::say(v, reason.clone()).act(Action::RemoveData { reason });
+        let reason = "the history has left the leader's and pg_rewind is not possible";
+        return remove(v, leader, reason);
     }
     // As Patroni: without permission to remove anything, start and keep trying to stream.
     let why = "history differs from the leader's and pg_rewind is not possible; \
                the member must be reinitialized (pgvigilctl reinit)";
     Outcome::say(v, why).act(Action::StartStandby { upstream: source(v) })
+}
+
+/// What is removed here must be there: the leader whose data is copied next answers now. What the
+/// store says of it may be as old as its lease.
+pub fn remove(v: &View, leader: &Member, reason: &str) -> Outcome {
+    if v.peers_asked_at.is_none_or(|at| v.now.since(at) > ANSWERS_FRESH) {
+        let why = format!("{reason}: asking the leader {} before data is removed", leader.name);
+        return Outcome::say(v, why).act(Action::AskPeers).wake(QUICK);
+    }
+    if !v.peers.get(&leader.name).is_some_and(|peer| peer.reachable) {
+        let why = format!("{reason}: no data is removed while {} does not answer", leader.name);
+        return Outcome::say(v, why).wake(ANSWERS_FRESH);
+    }
+    let reason = reason.to_owned();
+    Outcome::say(v, reason.clone()).act(Action::RemoveData { reason })
 }
 
 /// What a rewind cannot mend is copied anew where the configuration permits either removal.

@@ -406,6 +406,10 @@ fn data_goes_only_when_a_leader_is_ready_and_the_method_does_not_start_from_it()
     v.memory.cloning = Cloning::wanted(false);
     let removes =
         |v: &View| decide(v).actions.iter().any(|a| matches!(a, Action::RemoveData { .. }));
+    assert!(!removes(&v), "nobody was asked");
+    v.peers_asked_at = Some(v.now);
+    assert!(!removes(&v), "the leader did not answer");
+    v.peers = [("b".to_owned(), PeerAnswer { in_recovery: false, ..peer(2, 0x1000) })].into();
     assert!(removes(&v));
     let absent = view(None, true).stopped(ControlState::ShutDownInRecovery);
     assert!(!removes(&View { memory: v.memory.clone(), ..absent }));
