@@ -186,12 +186,16 @@ impl World {
                 self.look_at_escaped(m);
                 continue;
             }
+            // A deadline that was made shorter may lie in the past when it comes into force.
+            let armed_at = self.members[m].armed_at;
             let late = match self.members[m].page {
                 // Where freezing takes long the kill decides: it leaves time to end before E.
                 Some((_, kill_by)) if self.members[m].slow_freeze => {
                     self.local(m) > kill_by.plus(FENCE)
                 }
-                Some((deadline, _)) => self.local(m) > deadline.plus(SENTINEL + FENCE),
+                Some((deadline, _)) => {
+                    self.local(m) > deadline.max(armed_at).plus(SENTINEL + FENCE)
+                }
                 None => self.phase(m) != Phase::Paused,
             };
             let excused = self.excused(m).is_some() || self.suspended(m);

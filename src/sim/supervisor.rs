@@ -199,6 +199,7 @@ impl World {
         match effect {
             Effect::Arm { deadline, kill_by } => {
                 self.members[m].page = Some((deadline, kill_by));
+                self.members[m].armed_at = self.local(m);
                 self.watch_deadline(m, deadline.plus(SENTINEL));
             }
             Effect::Disarm => self.members[m].page = None,
@@ -221,6 +222,8 @@ impl World {
             }
             Effect::LookAtTasks => {
                 let running = self.prng.per_mille(300);
+                // Else all of them stand in the kernel, which they do not leave.
+                self.members[m].frozen |= !running && self.members[m].freeze_wanted;
                 let _ = self.decide(m, Event::Tasks { running });
             }
         }

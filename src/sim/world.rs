@@ -53,6 +53,8 @@ pub struct Member {
     pub record: Option<Record>,
     /// What the sentinel reads: deadline and kill-by.
     pub page: Option<(Boot, Boot)>,
+    /// When it was written.
+    pub armed_at: Boot,
     pub fencing_since: Option<Boot>,
     /// The postgres group stands still; or was told to.
     pub frozen: bool,
@@ -126,6 +128,7 @@ impl World {
                 supervisor: None,
                 record: None,
                 page: None,
+                armed_at: Boot(0),
                 fencing_since: None,
                 frozen: false,
                 freeze_wanted: false,

@@ -92,6 +92,8 @@ impl Guard {
         }
         match self.phase {
             Phase::Candidate if !self.is_watched(budget) || !self.is_newest(&new) => {
+                // A device that was lost since the campaign would be waited for for ever.
+                self.arm_device(out);
                 return refuse("the watchdog device was not armed before this renewal was sent");
             }
             Phase::Candidate | Phase::Leading | Phase::Paused => {}

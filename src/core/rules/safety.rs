@@ -133,6 +133,10 @@ fn found_primary(v: &View) -> Option<Outcome> {
         Some(_) => return fence("a primary was found running, but another member leads"),
         None => {}
     }
+    // It may have been promoted, or only look like a standby; a standby races on its position.
+    if v.was_standby() {
+        return fence("what was found running is no primary for certain: it is started anew");
+    }
     let barred = v.tags.nofailover
         || cluster.sync.as_ref().is_some_and(|s| {
             v.settings.synchronous_mode != SyncMode::Off && !s.value.contains(&v.name)
