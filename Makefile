@@ -3,9 +3,9 @@
 # make demo-failover  the same, with faults and a verdict
 # make test           everything that can be checked here
 # make bench          write gaps and costs; SUT=patroni measures Patroni, RUNS=n repeats n times
-# make lint, unit, parts, sim, cluster [SCENARIO=name]     pieces of it
+# make lint, unit, parts, sim, cluster, mixed [SCENARIO=name]     pieces of it
 
-.PHONY: demo demo-failover test lint unit parts sim cluster bench build setup
+.PHONY: demo demo-failover test lint unit parts sim cluster mixed bench build setup
 
 demo: build
 	@packaging/demo.sh
@@ -13,7 +13,7 @@ demo: build
 demo-failover: build
 	@packaging/demo.sh failover
 
-test: lint unit parts sim cluster
+test: lint unit parts sim cluster mixed
 
 lint: setup
 	cargo fmt --check
@@ -25,7 +25,8 @@ unit: setup
 # Everything in tests/ but the scenarios on real clusters: those run one after the other, because
 # their times are judged, and print what they saw.
 parts: setup
-	cargo test --locked --test tests -- --skip cluster:: --skip dcs:: --skip health:: --skip sim::
+	cargo test --locked --test tests -- --skip cluster:: --skip dcs:: --skip health:: --skip sim:: \
+		--skip mixed:: --skip twins:: --skip clients:: --skip tutorials::
 	cargo test --locked --test tests -- --test-threads=1 dcs:: sim::
 
 # A thousand clusters under faults: 75 s of one processor where this package is optimized, four times
@@ -35,6 +36,11 @@ sim: setup
 
 cluster: setup
 	cargo test --locked --test tests -- --nocapture --test-threads=1 cluster:: health::
+
+# With real Patroni (from PyPI), HAProxy and Prometheus.
+mixed: setup
+	cargo test --locked --test tests -- --nocapture --test-threads=1 \
+		mixed:: twins:: clients:: tutorials::
 
 bench: setup
 	cargo test --locked --release --test tests -- --nocapture --ignored bench::

@@ -80,6 +80,7 @@ fn links_and_file_names_are_right() {
     let pages = [
         "README.md",
         "docs/ARCHITECTURE.md",
+        "docs/COMPATIBILITY.md",
         "docs/CONFIGURATION.md",
         "docs/MIGRATING.md",
         "docs/RULES.md",

@@ -3,14 +3,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::net::Host;
-use super::{Lab, Product, run_as_postgres};
+use super::{Lab, PASSWORD, Product, postgres_user, run_as_postgres};
 
 /// Python's click refuses to work without a locale that knows it.
 const UTF_8: &str = "C.UTF-8";
@@ -81,7 +81,8 @@ impl Lab {
             let command = [python.to_owned(), script.display().to_string()];
             let path = self.network.path(Host::Client);
             let mut command = run_as_postgres(&path, None, &command);
-            let command = command.env("LANG", UTF_8).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let command = command.env("LANG", UTF_8).env("PGPASSFILE", self.passwords());
+            let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
             let mut child = command.spawn().expect("python");
             let input = child.stdin.take().expect("a pipe");
             let output = BufReader::new(child.stdout.take().expect("a pipe"));
@@ -90,10 +91,23 @@ impl Lab {
         self.patronictl.as_mut().expect("just made")
     }
 
+    /// The superuser's password, for `query`.
+    fn passwords(&self) -> PathBuf {
+        let file = self.directory().join("passwords");
+        if !file.exists() {
+            fs::write(&file, format!("*:*:*:postgres:{PASSWORD}\n")).expect("a file");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("chmod");
+            let (uid, gid) = postgres_user();
+            std::os::unix::fs::chown(&file, Some(uid), Some(gid)).expect("chown");
+        }
+        file
+    }
+
     /// Any command at the client's host.
     pub fn at_client(&self, command: &[String], input: &str) -> Said {
         let mut command = run_as_postgres(&self.network.path(Host::Client), None, command);
-        let command = command.env("LANG", UTF_8).stdin(Stdio::piped());
+        let command = command.env("LANG", UTF_8).env("PGPASSFILE", self.passwords());
+        let command = command.stdin(Stdio::piped());
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a program");
         let mut stdin = child.stdin.take().expect("a pipe");

@@ -1,6 +1,6 @@
 //! The command-line tools, command by command, against the same cluster.
 
-use super::Book;
+use super::{Book, mask};
 use crate::cluster::leader;
 use crate::lab::Product::{Patroni, Pgvigil};
 use crate::lab::ctl::Said;
@@ -170,7 +170,7 @@ pub fn run_everything(lab: &mut Lab, book: &mut Book) {
         }
         for (turn, arguments) in DONE.iter().enumerate() {
             let arguments = filled(lab, arguments);
-            let said = run(lab, product, &arguments, "");
+            let said = mask::positions(&mask::mask(&run(lab, product, &arguments, "")));
             let question = format!("{turn}: patronictl {}", DONE[turn].join(" "));
             book.note("command line, in turn", &question, product, &said);
             lab.wait_healthy("after a command", SOON);
@@ -186,7 +186,7 @@ fn pair(lab: &mut Lab, book: &mut Book, arguments: &[&str], input: &str) {
     let mut said = Default::default();
     for _ in 0..2 {
         said = [Patroni, Pgvigil].map(|product| run(lab, product, &filled_in, &input_filled));
-        if super::mask::mask(&said[0]) == super::mask::mask(&said[1]) {
+        if mask::mask(&said[0]) == mask::mask(&said[1]) {
             break;
         }
     }
@@ -217,23 +217,24 @@ fn fill(lab: &Lab, text: &str) -> String {
         .replace("REPLICA", &format!("m{}", replica.expect("a replica")))
 }
 
-/// Waits until the members know of what was done.
+/// Waits until the members know of what was done, and say so in etcd.
 fn settle(lab: &Lab, arguments: &[String]) {
-    let flagged = |number: u8, field: &str| {
-        let status = lab.get(number, "/patroni")?.json();
-        Some(!status[field].is_null())
-    };
-    let all = |field: &str, wanted: bool| {
-        wait_until(field, SOON, || {
-            lab.numbers().all(|n| flagged(n, field) == Some(wanted)).then_some(())
-        });
-    };
     let said = arguments.join(" ");
-    match () {
-        () if said.starts_with("pause") => all("pause", true),
-        () if said.starts_with("resume") => all("pause", false),
-        () if said.ends_with("max_connections=60") => all("pending_restart", true),
-        () if said.ends_with("max_connections=50") => all("pending_restart", false),
-        () => {}
-    }
+    let (field, wanted) = match () {
+        () if said.starts_with("pause") => ("pause", true),
+        () if said.starts_with("resume") => ("pause", false),
+        () if said.ends_with("max_connections=60") => ("pending_restart", true),
+        () if said.ends_with("max_connections=50") => ("pending_restart", false),
+        () => return,
+    };
+    wait_until(field, SOON, || {
+        let told = lab.numbers().all(|number| {
+            let status = lab.get(number, "/patroni").map(|answer| answer.json());
+            status.is_some_and(|status| status[field].is_null() != wanted)
+        });
+        let cluster = lab.get(1, "/cluster")?.json();
+        let members = cluster["members"].as_array()?;
+        let shown = |member: &serde_json::Value| member[field].is_null() != wanted;
+        (told && (field == "pause" || members.iter().all(shown))).then_some(())
+    });
 }

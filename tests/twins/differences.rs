@@ -69,7 +69,38 @@ fn without_metrics(text: &str, names: &[&str]) -> Option<String> {
     (kept != text).then_some(kept)
 }
 
-pub const COMMAND_LINE: &[Difference] = &[];
+pub const COMMAND_LINE: &[Difference] = &[
+    Difference {
+        id: "help",
+        at: "`--help`",
+        what: "another layout; the commands and options are the same, `explain` is there",
+        why: "it is made by another library; no script reads it",
+        mend: |question, _, _| question.contains("--help").then(|| "<help>".to_owned()),
+    },
+    Difference {
+        id: "warnings",
+        at: "any command",
+        what: "lines that begin with `warning: ` on standard error",
+        why: "Patroni passes over what these tell, a name that is no member's for one",
+        mend: |_, product, text| {
+            let kept: Vec<&str> =
+                text.split('\n').filter(|line| !line.starts_with("warning: ")).collect();
+            let kept = kept.join("\n");
+            (product == Product::Pgvigil && kept != text).then_some(kept)
+        },
+    },
+    Difference {
+        id: "unknown option",
+        at: "an option that does not exist",
+        what: "`No such option: --x`, with today's click `No such option '--x'.`",
+        why: "Patroni's text is click's, and changes with click's version",
+        mend: |_, product, text| {
+            let (before, after) = text.split_once("No such option: ")?;
+            let (option, rest) = after.split_once('\n')?;
+            ours(product).map(|()| format!("{before}No such option '{option}'.\n{rest}"))
+        },
+    },
+];
 
 fn ours(product: Product) -> Option<()> {
     (product == Product::Pgvigil).then_some(())

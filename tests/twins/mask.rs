@@ -94,6 +94,41 @@ fn values(text: &str, field: &str) -> String {
     out
 }
 
+/// What a command prints of timelines and positions, and all of it after a change of the leader:
+/// what members are doing at that instant is a matter of luck.
+pub fn positions(text: &str) -> String {
+    let text = text.split_inclusive('\n').map(position_line).collect::<String>();
+    match text.split_once("Successfully ") {
+        Some((before, after)) => {
+            let told = after.lines().next().unwrap_or_default();
+            format!("{before}Successfully {told}\n<the members now>\n")
+        }
+        None => text,
+    }
+}
+
+fn position_line(line: &str) -> String {
+    let words = line.split_inclusive([' ', '\t', '"', ',', '\n']).map(|word| {
+        let lsn = word.trim_end_matches([' ', '\t', '"', ',', '\n']);
+        let hex = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_hexdigit());
+        match lsn.split_once('/') {
+            Some((high, low)) if hex(high) && hex(low) => word.replacen(lsn, "<lsn>", 1),
+            _ => word.to_owned(),
+        }
+    });
+    let line = values(&words.collect::<String>(), "TL");
+    // The fifth column of a table, the sixth of separated values.
+    for (separator, column) in [("|", 5), ("\t", 5)] {
+        let mut cells: Vec<&str> = line.split(separator).collect();
+        let number = |cell: &&&str| cell.trim().parse::<u32>().is_ok();
+        if cells.get(column).filter(number).is_some() {
+            cells[column] = " TL ";
+            return cells.join(separator);
+        }
+    }
+    line
+}
+
 /// `2026-11-21 10:24:12`, with a `T`, a fraction and an offset from UTC if they are there.
 fn times(text: &str) -> String {
     const SHAPE: &[u8] = b"0000-00-00 00:00:00";
@@ -151,6 +186,13 @@ fn only_what_must_differ_is_masked() {
     assert_eq!(mask("patroni_xlog_location{a=\"b\"} 9\nx{} 9"), {
         "patroni_xlog_location{a=\"b\"} <number>\nx{} 9"
     });
+    let row = "| m | h | Leader | running |  2 |  0/4024270 |";
+    assert_eq!(positions(row), "| m | h | Leader | running | TL |  <lsn> |");
+    assert_eq!(positions("lab\tm\th\tLeader\trunning\t2\t0/1\n"), {
+        "lab\tm\th\tLeader\trunning\t TL \t<lsn>\n"
+    });
+    let done = "<time> Successfully switched over to \"mX\"\n| a table";
+    assert!(positions(done).ends_with("over to \"mX\"\n<the members now>\n"));
     let ours = "{\"a\": 1, \"vigil\": {\"b\": {}, \"c\": 2}}";
     assert_eq!(without_vigil(ours).as_deref(), Some("{\"a\": 1}"));
     assert_eq!(mask("at 2100-01-01T00:00:00+00:00"), "at 2100-01-01T00:00:00+00:00");
