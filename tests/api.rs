@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgvigil::api::auth::{Access, Credentials};
-use pgvigil::api::client::{ClientError, get_json, post_json};
+use pgvigil::api::client::{Client, ClientError};
+use pgvigil::config::CtlTls;
 use pgvigil::api::options::Options;
 use pgvigil::api::server::{BindError, Limits, Shared, bind, serve_within};
 use pgvigil::api::snapshot::{Command, Reply, Request, Snapshot};
@@ -14,7 +15,7 @@ use pgvigil::core::cluster::{Cluster, Keyed};
 use pgvigil::core::database::Probe;
 use pgvigil::core::guard::Phase;
 use pgvigil::sys::clock;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -95,6 +96,16 @@ async fn ask(server: &Server, request: &str, body: Option<&str>) -> String {
 
 fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
+}
+
+fn client(credentials: Option<&Credentials>) -> Client {
+    Client::new(credentials.cloned(), &CtlTls::default()).unwrap()
+}
+
+/// Status and body.
+async fn post(url: &str, body: &Value, credentials: Option<&Credentials>) -> (u16, Value) {
+    let answer = client(credentials).post(url, body, PROMPTLY).await.unwrap();
+    (answer.status, answer.body)
 }
 
 async fn promptly<F: Future>(what: &str, future: F) -> F::Output {
@@ -181,8 +192,8 @@ async fn commands_reach_the_agent_and_its_reply_the_client() {
     let body = json!({"leader": "alpha"});
     let (switchover, restart) = (format!("{url}/switchover"), format!("{url}/restart"));
     let answers = tokio::spawn(async move {
-        let first = post_json(&switchover, &body, PROMPTLY, None).await.unwrap();
-        let second = post_json(&restart, &json!({}), PROMPTLY, None).await.unwrap();
+        let first = post(&switchover, &body, None).await;
+        let second = post(&restart, &json!({}), None).await;
         (first, second)
     });
     let request = server.requests.recv().await.unwrap();
@@ -225,10 +236,10 @@ async fn only_the_admitted_may_change_something() {
     assert_eq!(status(&ask(&server, "GET /config", None).await), "200");
     let url = format!("http://{}/reload", server.address);
     let wrong = Credentials { password: "guess".into(), ..credentials.clone() };
-    let refused = post_json(&url, &json!({}), PROMPTLY, Some(&wrong)).await.unwrap();
+    let refused = post(&url, &json!({}), Some(&wrong)).await;
     assert_eq!(refused, (401, json!("not authenticated")));
     let asked = tokio::spawn(async move {
-        post_json(&url, &json!({}), PROMPTLY, Some(&credentials)).await.unwrap()
+        post(&url, &json!({}), Some(&credentials)).await
     });
     let request = server.requests.recv().await.unwrap();
     assert_eq!(request.command, Command::Reload);
@@ -379,11 +390,11 @@ async fn the_client_gives_up_in_time() {
     let silent = bind("127.0.0.1", 0).await.unwrap();
     let url = format!("http://{}/patroni", silent.local_addr().unwrap());
     let short = Duration::from_millis(100);
-    let error = get_json(&url, short, None).await.unwrap_err();
+    let error = client(None).get(&url, short).await.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
     drop(silent);
-    let error = get_json(&url, PROMPTLY, None).await.unwrap_err();
+    let error = client(None).get(&url, PROMPTLY).await.unwrap_err();
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
-    let error = get_json("https://x/", PROMPTLY, None).await.unwrap_err();
+    let error = client(None).get("ftp://x/", PROMPTLY).await.unwrap_err();
     assert!(matches!(error, ClientError::Url { .. }), "{error}");
 }

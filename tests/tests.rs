@@ -1,6 +1,7 @@
 //! All integration tests in one program (one link, not ten); real programs, no stand-ins.
 
 mod api;
+mod api_tls;
 mod bench;
 mod clients;
 mod cluster;

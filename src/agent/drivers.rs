@@ -9,6 +9,8 @@ use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::api::auth::Credentials;
+use crate::api::client::Client;
+use crate::api::tls::TlsError;
 use crate::api::snapshot::Snapshot;
 use crate::config::{self, Effective, Local, Role};
 use crate::core::budget::ELECTION;
@@ -22,6 +24,7 @@ use crate::postgres::{control, files};
 use crate::sys::clock;
 
 use super::events::{Event, Fact};
+use super::executor::chain;
 use super::lease::Leases;
 use super::orders::Supervisor;
 use super::world::job_id;
@@ -93,6 +96,7 @@ pub struct Drivers {
     /// What was published last.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     setup: Mutex<(Arc<Setup>, i64, bool)>,
+    peers: Mutex<Client>,
     jobs: AtomicU32,
     /// The newest callback's job, and the newest `on_reload`'s.
     pub callbacks: [AtomicU64; 2],
@@ -109,8 +113,10 @@ impl Drivers {
         events: mpsc::Sender<Event>,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         setup: Setup,
+        peers: Client,
     ) -> Arc<Drivers> {
         Arc::new(Drivers {
+            peers: Mutex::new(peers),
             origin,
             dcs,
             supervisor,
@@ -190,6 +196,7 @@ impl Drivers {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
+        let peers = peer_client(&loaded.local).map_err(|error| vec![chain(&error)])?;
         let mut slot = self.locked();
         let fixed = |l: &Local| (l.name.clone(), l.scope.clone(), l.postgresql.data_dir.clone());
         if fixed(&loaded.local) != fixed(&slot.0.local) {
@@ -199,6 +206,7 @@ impl Drivers {
         }
         let (dynamic, patroni) = (slot.0.dynamic.clone(), slot.2);
         slot.0 = Arc::new(Setup::new(Arc::new(loaded.local), dynamic, patroni));
+        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
         Ok(())
     }
 
@@ -221,12 +229,18 @@ impl Drivers {
         Ok(Fact::Cluster { cluster, sent_at, received_at })
     }
 
-    /// Credentials for requests to other members.
-    pub fn peer_credentials(&self) -> Option<Credentials> {
-        let setup = self.setup();
-        let own = setup.local.restapi.authentication.as_ref();
-        own.map(|c| Credentials { username: c.username.clone(), password: c.password.clone() })
+    /// For requests to other members.
+    pub fn peers(&self) -> Client {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Who we are to other members.
+pub fn peer_client(local: &Local) -> Result<Client, TlsError> {
+    let known = local.peer_credentials();
+    let credentials = known
+        .map(|c| Credentials { username: c.username.clone(), password: c.password.clone() });
+    Client::new(credentials, &local.ctl.tls)
 }
 
 /// What is cached in a data directory is of the cluster that it belongs to.

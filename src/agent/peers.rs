@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::api::client;
 use crate::api::peer::PeerStatus;
 use crate::core::view::{PeerAnswer, View};
 use crate::sys::clock;
@@ -19,15 +18,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 pub async fn ask(d: &Drivers, v: &View) -> Fact {
     let asked_at = clock::boot();
-    let credentials = d.peer_credentials();
+    let client = d.peers();
     let mut questions = JoinSet::new();
     for member in v.others().filter(|m| !m.api_url.is_empty()) {
-        let (name, url, credentials) =
-            (member.name.clone(), member.api_url.clone(), credentials.clone());
+        let (name, url, client) = (member.name.clone(), member.api_url.clone(), client.clone());
         questions.spawn(async move {
-            let answer = client::get_json(&url, ANSWER_WITHIN, credentials.as_ref()).await;
+            let answer = client.get(&url, ANSWER_WITHIN).await;
             let peer = match answer {
-                Ok((_, document)) => to_answer(&PeerStatus::parse(&document)),
+                Ok(answer) => to_answer(&PeerStatus::parse(&answer.body)),
                 Err(error) => {
                     tracing::warn!(
                         "member {name} did not answer: {}",

@@ -7,7 +7,6 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::api::client;
 use crate::api::operator::{self, SwitchoverPlan};
 use crate::api::peer::PeerStatus;
 use crate::api::restart::{self, ReinitializePlan, RestartPlan};
@@ -60,6 +59,8 @@ pub fn handle(turn: &mut Turn, request: Request) {
         Command::DeleteSwitchover => {
             return spawn(reply, async move { delete_switchover(&drivers).await });
         }
+        // As with failsafe_mode off.
+        Command::Failsafe(_) => Reply::error(502),
     };
     send(reply, answer);
 }
@@ -208,7 +209,7 @@ async fn switch(d: &Drivers, plan: SwitchoverPlan) -> Reply {
 
 async fn ask(d: &Drivers, plan: &SwitchoverPlan) -> Vec<PeerStatus> {
     let cluster = d.snapshots.borrow().cluster.clone();
-    let credentials = d.peer_credentials();
+    let client = d.peers();
     let mut questions = JoinSet::new();
     for name in &plan.ask {
         let Some(url) =
@@ -216,10 +217,10 @@ async fn ask(d: &Drivers, plan: &SwitchoverPlan) -> Vec<PeerStatus> {
         else {
             continue;
         };
-        let credentials = credentials.clone();
+        let client = client.clone();
         questions.spawn(async move {
-            match client::get_json(&url, CANDIDATE_WITHIN, credentials.as_ref()).await {
-                Ok((_, document)) => PeerStatus::parse(&document),
+            match client.get(&url, CANDIDATE_WITHIN).await {
+                Ok(answer) => PeerStatus::parse(&answer.body),
                 Err(_) => PeerStatus::unreachable(),
             }
         });

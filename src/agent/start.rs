@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::auth::{Access, Allowed, Credentials};
 use crate::api::options::Options as RestOptions;
 use crate::api::server::{self as rest, Shared};
 use crate::api::snapshot::Snapshot;
@@ -25,7 +24,7 @@ use crate::sys::clock;
 use crate::telemetry;
 
 use super::callbacks::Callbacks;
-use super::drivers::{Drivers, Origin, Setup};
+use super::drivers::{Drivers, Origin, Setup, peer_client};
 use super::events::Event;
 use super::executor::chain;
 use super::lease::{Leases, decode_capsule};
@@ -96,15 +95,15 @@ async fn live(origin: Origin, local: Arc<Local>) -> i32 {
     tokio::spawn(receive(end.clone(), states, events.clone()));
     let supervisor = Supervisor::new(end, generation, state);
     let prepared = prepare(origin, local, supervisor, events).await;
-    let (drivers, snapshot, listener) = match prepared {
+    let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(refusal) => {
             tracing::error!("{}", refusal.1);
             return refusal.0;
         }
     };
-    let (supervisor, setup) = (drivers.supervisor.clone(), drivers.setup());
-    let end = assemble(drivers, snapshot, listener, inbox).run().await;
+    let (supervisor, setup) = (prepared.drivers.supervisor.clone(), prepared.drivers.setup());
+    let end = assemble(prepared, inbox).run().await;
     if matches!(end, End::GiveUp(_)) {
         volume::stop(&setup);
     }
@@ -154,7 +153,12 @@ async fn receive(
     }
 }
 
-type Prepared = (Arc<Drivers>, watch::Sender<Arc<Snapshot>>, tokio::net::TcpListener);
+struct Prepared {
+    drivers: Arc<Drivers>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    listener: tokio::net::TcpListener,
+    options: Arc<RestOptions>,
+}
 
 /// Everything that can refuse to start does so here, before the supervisor runs anything.
 async fn prepare(
@@ -177,6 +181,8 @@ async fn prepare(
     let setup = Setup::new(local, dynamic, false);
     let postgres_path = server::check_binaries(&setup).map_err(|e| refuse(&e))?;
     preflight::check(&setup).map_err(|e| refuse(&e))?;
+    let options = RestOptions::new(&setup.local.restapi).map_err(|e| refuse(&e))?;
+    let peers = peer_client(&setup.local).map_err(|e| refuse(&e))?;
     let listen = &setup.local.restapi.listen;
     // The port of an agent that just died is free in a moment; another program's is not.
     let listener = bind(&listen.host, listen.port).await.map_err(|e| refuse(&e))?;
@@ -201,8 +207,8 @@ async fn prepare(
     }
     let leases = Leases::new(dcs.clone(), supervisor.clone(), known, events.clone());
     let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
-    let drivers = Drivers::new(origin, dcs, supervisor, leases, events, snapshots, setup);
-    Ok((drivers, snapshot, listener))
+    let drivers = Drivers::new(origin, dcs, supervisor, leases, events, snapshots, setup, peers);
+    Ok(Prepared { drivers, snapshot, listener, options: Arc::new(options) })
 }
 
 /// The path without symbolic links; the directory itself may not be there yet.
@@ -239,40 +245,13 @@ fn store_options(local: &Local) -> StoreOptions {
     }
 }
 
-pub fn rest_options(local: &Local) -> RestOptions {
-    let rest = &local.restapi;
-    let allowlist = rest.allowlist.iter().filter_map(|text| match text.parse::<Allowed>() {
-        Ok(allowed) => Some(allowed),
-        Err(error) => {
-            tracing::error!("restapi.allowlist: {error}");
-            None
-        }
-    });
-    let credentials = rest
-        .authentication
-        .as_ref()
-        .map(|c| Credentials { username: c.username.clone(), password: c.password.clone() });
-    RestOptions {
-        access: Access {
-            allowlist: allowlist.collect(),
-            include_members: rest.allowlist_include_members,
-            credentials,
-        },
-        headers: Vec::new(),
-    }
-}
-
-fn assemble(
-    drivers: Arc<Drivers>,
-    snapshot: watch::Sender<Arc<Snapshot>>,
-    listener: tokio::net::TcpListener,
-    inbox: mpsc::Receiver<Event>,
-) -> Turn {
+fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
+    let Prepared { drivers, snapshot, listener, options } = prepared;
     let setup = drivers.setup();
     let (standing, standing_seen) = watch::channel(None);
     let (pace, pace_seen) = watch::channel(Duration::from_millis(100));
     let (requests, mut commands) = mpsc::channel(REQUESTS_MAX);
-    let (options, options_seen) = watch::channel(Arc::new(rest_options(&setup.local)));
+    let (options, options_seen) = watch::channel(options);
     let look = drivers.probe_now.clone();
     let shared = Shared { snapshot: snapshot.subscribe(), requests, options: options_seen, look };
     tokio::spawn(rest::serve(listener, Arc::new(shared)));

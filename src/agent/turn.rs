@@ -26,12 +26,11 @@ use super::callbacks::Callbacks;
 use super::drivers::Drivers;
 use super::duties;
 use super::events::Event;
-use super::executor;
+use super::executor::{self, chain};
 use super::inspect::{Inspection, inspect};
 use super::lease::Standing;
 use super::publish;
 use super::requests;
-use super::start;
 use super::world::World;
 
 /// A hung disk must not hang the loop: the last inspection counts until a new one arrives.
@@ -218,7 +217,10 @@ impl Turn {
             }
         }
         self.apply_setup();
-        self.options.send_replace(Arc::new(start::rest_options(&self.drivers.setup().local)));
+        match RestOptions::new(&self.drivers.setup().local.restapi) {
+            Ok(options) => drop(self.options.send_replace(Arc::new(options))),
+            Err(error) => tracing::error!("{}; the old one stays in force", chain(&error)),
+        }
         self.reloaded = true;
     }
 

@@ -1,4 +1,5 @@
-//! Who may change something: addresses first, then name and password, as Patroni checks them.
+//! Who may change something: addresses first, then the certificate, then name and password, as
+//! Patroni checks them.
 
 use std::fmt;
 use std::hint::black_box;
@@ -42,12 +43,16 @@ pub struct Access {
     /// The hosts of the members' `api_url` may, too.
     pub include_members: bool,
     pub credentials: Option<Credentials>,
+    /// A client certificate is needed (`restapi.verify_client`).
+    pub certificate: bool,
 }
 
 impl Access {
-    /// Whether this address may ask. `members` are the hosts of the members' `api_url`.
-    pub async fn admits(&self, peer: IpAddr, members: &[String]) -> bool {
-        if self.allowlist.is_empty() && !self.include_members {
+    /// Whether this address may ask. `members` are the hosts of the members' `api_url`; `None`:
+    /// they shall not count, as if `include_members` were off.
+    pub async fn admits(&self, peer: IpAddr, members: Option<&[String]>) -> bool {
+        let members = members.filter(|_| self.include_members);
+        if self.allowlist.is_empty() && members.is_none() {
             return true;
         }
         let peer = peer.to_canonical();
@@ -59,7 +64,7 @@ impl Access {
                 Allowed::Host(name) => names.push(name.as_str()),
             }
         }
-        for host in members.iter().filter(|_| self.include_members) {
+        for host in members.unwrap_or_default() {
             match host.parse::<IpAddr>() {
                 Ok(address) if address.to_canonical() == peer => return true,
                 Ok(_) => {}
@@ -219,13 +224,14 @@ mod tests {
             (&["fe80::/10"], "fec0::1", false),
         ];
         for (entries, peer, expected) in cases {
-            let admitted = list(entries).admits(peer.parse().unwrap(), &[]).await;
+            let admitted = list(entries).admits(peer.parse().unwrap(), Some(&[])).await;
             assert_eq!(admitted, expected, "{entries:?} {peer}");
         }
         let members = Access { include_members: true, ..Access::default() };
         let hosts = ["10.0.0.1".to_owned()];
-        assert!(members.admits("10.0.0.1".parse().unwrap(), &hosts).await);
-        assert!(!members.admits("10.0.0.2".parse().unwrap(), &hosts).await);
+        assert!(members.admits("10.0.0.1".parse().unwrap(), Some(&hosts)).await);
+        assert!(!members.admits("10.0.0.2".parse().unwrap(), Some(&hosts)).await);
+        assert!(members.admits("10.0.0.2".parse().unwrap(), None).await);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! a snapshot and an instant. `client` and `peer` are the other side: what members ask each other.
 
 pub mod auth;
+mod ciphers;
 pub mod client;
 pub mod cluster;
 pub mod health;
@@ -24,4 +25,6 @@ pub mod schedule;
 pub mod server;
 pub mod snapshot;
 pub mod status;
+pub mod tls;
+mod verifier;
 pub mod view;

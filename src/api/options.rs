@@ -1,16 +1,23 @@
 //! What `restapi` configures and a reload changes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hyper::header::{HeaderName, HeaderValue, SERVER};
+use rustls::ServerConfig;
 use thiserror::Error;
 
-use super::auth::Access;
+use super::auth::{Access, Allowed, AllowedParseError, Credentials};
+use super::tls::{self, TlsError};
+use crate::config::{RestApi, VerifyClient};
+use crate::core::PATRONI_VERSION;
 
-/// In force from the next request on.
+/// In force from the next request on, `tls` from the next connection on.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub access: Access,
+    /// `None`: plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
     /// Sent with every answer: what `headers` makes of the configuration.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -19,6 +26,47 @@ pub struct Options {
 #[error("restapi.http_extra_headers: {name:?} cannot be sent as a header with this value")]
 pub struct HeaderError {
     pub name: String,
+}
+
+/// What of `restapi` cannot be used.
+#[derive(Debug, Error)]
+pub enum OptionsError {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error(transparent)]
+    Allowed(#[from] AllowedParseError),
+}
+
+impl Options {
+    /// Reads the files that the section names.
+    ///
+    /// # Errors
+    /// The first thing that cannot be used.
+    pub fn new(rest: &RestApi) -> Result<Options, OptionsError> {
+        let tls = tls::server(&rest.tls)?;
+        let mut extra = rest.http_extra_headers.clone();
+        if tls.is_some() {
+            extra.extend(rest.https_extra_headers.clone());
+        }
+        let allowlist: Result<Vec<Allowed>, _> =
+            rest.allowlist.iter().map(|text| text.parse()).collect();
+        let credentials = rest
+            .authentication
+            .as_ref()
+            .map(|c| Credentials { username: c.username.clone(), password: c.password.clone() });
+        Ok(Options {
+            access: Access {
+                allowlist: allowlist?,
+                include_members: rest.allowlist_include_members,
+                credentials,
+                certificate: tls.is_some() && rest.tls.verify_client != VerifyClient::None,
+            },
+            tls,
+            headers: headers(&extra, &rest.server_tokens, PATRONI_VERSION)?,
+        })
+    }
 }
 
 /// `restapi.http_extra_headers`, and the header `Server` as `restapi.server_tokens` wants it.

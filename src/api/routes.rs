@@ -1,6 +1,5 @@
 //! From a request to its answer.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -17,7 +16,8 @@ use crate::sys::clock;
 
 use super::cluster::{self, Mode};
 use super::health::{self, Query};
-use super::server::{Shared, Usage};
+use super::auth::Access;
+use super::server::{Client, Shared, Usage};
 use super::snapshot::{Command, Reply, Snapshot};
 use super::view::View;
 use super::{json, metrics, page, snapshot, status};
@@ -31,15 +31,19 @@ const LOOK_WITHIN: Duration = Duration::from_millis(500);
 /// No command takes longer; a restart may take as long as recovery does.
 const REPLY_MAX: Duration = Duration::from_secs(3600);
 
+const HTML: &str = "text/html";
+
 type Answer = Response<Full<Bytes>>;
 
 /// Answers one request. Reading never waits for anybody.
 pub(super) async fn answer(
     request: Request<Incoming>,
-    peer: IpAddr,
+    client: Client,
     shared: &Shared,
     usage: &Usage,
 ) -> Answer {
+    let begun = clock::boot();
+    let line = format!("{} {} {:?}", request.method(), request.uri(), request.version());
     let mut answer = match *request.method() {
         Method::GET => {
             if first_segment(request.uri().path()) == "patroni" {
@@ -54,7 +58,7 @@ pub(super) async fn answer(
             bare(health::passes(request.uri().path(), &query, &view))
         }
         _ => match Write::find(request.method(), request.uri().path()) {
-            Some(write) => change(write, request, peer, shared, usage).await,
+            Some(write) => change(write, request, client, shared, usage).await,
             None => error(501, request.method().as_str()),
         },
     };
@@ -62,6 +66,9 @@ pub(super) async fn answer(
     for (name, value) in &options.headers {
         answer.headers_mut().insert(name, value.clone());
     }
+    let (status, took) = (answer.status().as_u16(), clock::boot().since(begun));
+    let (peer, took_ms) = (client.address, took.as_micros() as f64 / 1000.0);
+    tracing::debug!("API: {peer} - - \"{line}\" {status} - latency: {took_ms:.3} ms");
     answer
 }
 
@@ -166,6 +173,10 @@ enum Write {
     Switchover,
     Failover,
     DeleteSwitchover,
+    Failsafe,
+    Sigterm,
+    Citus,
+    Mpp,
 }
 
 impl Write {
@@ -180,13 +191,17 @@ impl Write {
             ("POST", "switchover") => Some(Write::Switchover),
             ("POST", "failover") => Some(Write::Failover),
             ("DELETE", "switchover") => Some(Write::DeleteSwitchover),
+            ("POST", "failsafe") => Some(Write::Failsafe),
+            ("POST", "sigterm") => Some(Write::Sigterm),
+            ("POST", "citus") => Some(Write::Citus),
+            ("POST", "mpp") => Some(Write::Mpp),
             _ => None,
         }
     }
 
     /// The command with its body; `Err` is the status of the error page.
-    async fn read(self, request: Request<Incoming>) -> Result<Command, u16> {
-        Ok(match self {
+    async fn read(self, request: Request<Incoming>) -> Result<Asked, u16> {
+        Ok(Asked::Agent(match self {
             Write::PatchConfig => Command::PatchConfig(object(request, CONFIG_BYTES_MAX).await?),
             Write::PutConfig => Command::PutConfig(object(request, CONFIG_BYTES_MAX).await?),
             Write::Reload => Command::Reload,
@@ -196,40 +211,81 @@ impl Write {
             Write::Switchover => Command::Switchover(object(request, BODY_BYTES_MAX).await?),
             Write::Failover => Command::Failover(object(request, BODY_BYTES_MAX).await?),
             Write::DeleteSwitchover => Command::DeleteSwitchover,
-        })
+            Write::Failsafe => Command::Failsafe(object(request, BODY_BYTES_MAX).await?),
+            // Patroni acts on it in tests on Windows only.
+            Write::Sigterm => return Ok(Asked::Answered(text(202, "shutdown scheduled", HTML))),
+            // Of Citus coordinators and workers, which a configuration of ours cannot name.
+            Write::Citus | Write::Mpp => {
+                object(request, BODY_BYTES_MAX).await?;
+                return Ok(Asked::Answered(text(200, "OK", HTML)));
+            }
+        }))
     }
+}
+
+/// Who answers.
+enum Asked {
+    Agent(Command),
+    Answered(Answer),
 }
 
 async fn change(
     write: Write,
     request: Request<Incoming>,
-    peer: IpAddr,
+    client: Client,
     shared: &Shared,
     usage: &Usage,
 ) -> Answer {
     let method = request.method().to_string();
     let access = shared.options.borrow().access.clone();
-    if !access.admits(peer, &member_hosts(shared)).await {
-        return text(403, "Access is denied", "text/html");
-    }
-    let header = request.headers().get(hyper::header::AUTHORIZATION);
-    if let Err(reason) = access.authenticates(header.map(HeaderValue::as_bytes)) {
-        let mut answer = text(401, reason, "text/html");
-        let realm = HeaderValue::from_static("Basic realm=\"Patroni\"");
-        answer.headers_mut().insert(WWW_AUTHENTICATE, realm);
-        return answer;
+    if let Err(refusal) = admit(write, &access, client, &request, shared).await {
+        return refusal;
     }
     let command = match write.read(request).await {
-        Ok(command) => command,
+        Ok(Asked::Agent(command)) => command,
+        Ok(Asked::Answered(answer)) => return answer,
         Err(status) => return error(status, &method),
     };
-    tracing::info!(?write, %peer, "command received over HTTP");
+    tracing::info!(?write, peer = %client.address, "command received over HTTP");
     let _busy = usage.begin();
-    match forward(command, shared).await {
-        Reply { status, body, .. } if status >= 400 && body.is_empty() => error(status, &method),
-        Reply { status, body, json: true } => text(status, body, "application/json"),
-        Reply { status, body, json: false } => text(status, body, "text/html"),
+    let Reply { status, body, json, headers } = forward(command, shared).await;
+    if status >= 400 && body.is_empty() {
+        return error(status, &method);
     }
+    let mut answer = text(status, body, if json { "application/json" } else { HTML });
+    for (name, number) in headers {
+        answer.headers_mut().insert(name, HeaderValue::from(number));
+    }
+    answer
+}
+
+/// Patroni's order: the address, the certificate, name and password.
+async fn admit(
+    write: Write,
+    access: &Access,
+    client: Client,
+    request: &Request<Incoming>,
+    shared: &Shared,
+) -> Result<(), Answer> {
+    // Patroni never checks this one, and members of old releases send nothing that could be.
+    if write == Write::Mpp {
+        return Ok(());
+    }
+    // A leader asks for a promise when the store, which has the list of members, is away.
+    let members = (write != Write::Failsafe).then(|| member_hosts(shared));
+    if !access.admits(client.address, members.as_deref()).await {
+        return Err(text(403, "Access is denied", HTML));
+    }
+    if access.certificate && !client.certified {
+        return Err(text(403, "client certificate required", HTML));
+    }
+    let header = request.headers().get(hyper::header::AUTHORIZATION);
+    access.authenticates(header.map(HeaderValue::as_bytes)).map_err(|reason| {
+        let mut answer = text(401, reason, HTML);
+        let realm = HeaderValue::from_static("Basic realm=\"Patroni\"");
+        answer.headers_mut().insert(WWW_AUTHENTICATE, realm);
+        answer
+    })
 }
 
 /// The agent's reply, or 503 when it has too much to do, gave up or takes too long.

@@ -17,9 +17,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::core::time::Boot;
 use crate::sys::clock;
@@ -32,7 +34,7 @@ use super::snapshot::{self, Snapshot};
 pub struct Shared {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     pub requests: mpsc::Sender<snapshot::Request>,
-    /// Replaced on reload; the next request obeys.
+    /// Replaced on reload; the next request obeys, and the next connection gets its certificate.
     pub options: watch::Receiver<Arc<Options>>,
     /// Asks for a fresh look at PostgreSQL; one look serves all who wait.
     pub look: Arc<Notify>,
@@ -168,17 +170,51 @@ fn admit(
     let (shared, in_task) = (shared.clone(), usage.clone());
     let task = tokio::spawn(async move {
         let _leave = leave;
-        converse(stream, peer, &shared, &in_task, limits).await;
+        greet(stream, peer, &shared, &in_task, limits).await;
     });
     table.open.insert(id, Connection { peer, usage, task: task.abort_handle() });
 }
 
-async fn converse(stream: TcpStream, peer: IpAddr, shared: &Shared, usage: &Usage, limits: Limits) {
+/// The handshake, where TLS is configured. Its client is idle meanwhile: it can be evicted.
+async fn greet(stream: TcpStream, peer: IpAddr, shared: &Shared, usage: &Usage, limits: Limits) {
     // Refused only for a socket that is already dead.
     let _ = stream.set_nodelay(true);
+    let tls = shared.options.borrow().tls.clone();
+    let Some(config) = tls else {
+        let client = Client { address: peer, certified: false };
+        return converse(stream, client, shared, usage, limits).await;
+    };
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    match tokio::time::timeout(limits.header_max, handshake).await {
+        Ok(Ok(stream)) => {
+            let certified = stream.get_ref().1.peer_certificates().is_some();
+            let client = Client { address: peer, certified };
+            converse(stream, client, shared, usage, limits).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+    }
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    pub address: IpAddr,
+    /// It showed a certificate that we believe.
+    pub certified: bool,
+}
+
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    client: Client,
+    shared: &Shared,
+    usage: &Usage,
+    limits: Limits,
+) {
+    let peer = client.address;
     let service = service_fn(|request: Request<Incoming>| async move {
         usage.touch();
-        Ok::<_, Infallible>(routes::answer(request, peer, shared, usage).await)
+        Ok::<_, Infallible>(routes::answer(request, client, shared, usage).await)
     });
     let ended = http1::Builder::new()
         .timer(TokioTimer::new())

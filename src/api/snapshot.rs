@@ -89,6 +89,8 @@ pub enum Command {
     Switchover(serde_json::Value),
     Failover(serde_json::Value),
     DeleteSwitchover,
+    /// A leader without etcd asks for a promise not to lead: `core::failsafe`.
+    Failsafe(serde_json::Value),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,21 +100,23 @@ pub struct Reply {
     pub body: String,
     /// `application/json` instead of `text/html`.
     pub json: bool,
+    /// Sent beside the usual ones.
+    pub headers: Vec<(&'static str, u64)>,
 }
 
 impl Reply {
     /// A sentence, as most commands are answered.
     pub fn text(status: u16, body: impl Into<String>) -> Reply {
-        Reply { status, body: body.into(), json: false }
+        Reply { status, body: body.into(), json: false, headers: Vec::new() }
     }
 
     /// A document, as `PATCH /config` is answered.
     pub fn json(status: u16, body: &serde_json::Value) -> Reply {
-        Reply { status, body: super::json::python(body), json: true }
+        Reply { status, body: super::json::python(body), json: true, headers: Vec::new() }
     }
 
     /// The error page of this status.
     pub fn error(status: u16) -> Reply {
-        Reply { status, body: String::new(), json: false }
+        Reply { status, body: String::new(), json: false, headers: Vec::new() }
     }
 }

@@ -5,6 +5,7 @@ use std::env;
 use std::path::PathBuf;
 
 use crate::api::auth::Credentials;
+use crate::api::client::Client;
 use crate::config::{self, CtlConfig};
 use crate::dcs::Options;
 
@@ -18,7 +19,7 @@ pub struct Context {
     pub namespace: String,
     /// The store; the prefix is left empty, it depends on the cluster.
     pub store: Options,
-    pub credentials: Option<Credentials>,
+    pub client: Client,
 }
 
 /// Reads the file, the variables and `-d`.
@@ -30,16 +31,22 @@ pub fn load(global: &Global) -> Result<Context, Failure> {
     let url = global.dcs_url.as_deref().or(env.get("DCS_URL").map(String::as_str));
     let file = global.config_file.as_deref();
     let loaded = config::load_ctl(file, url, global.insecure, &env, &home);
-    loaded.map(context).map_err(|findings| {
+    let config = loaded.map_err(|findings| {
         let errors = findings.iter().filter(|finding| finding.error);
         let lines: Vec<String> = errors.map(|finding| finding.to_string()).collect();
         Failure::Message(lines.join("\n"))
-    })
+    })?;
+    context(config)
 }
 
-fn context(config: CtlConfig) -> Context {
+fn context(config: CtlConfig) -> Result<Context, Failure> {
     let etcd = config.etcd;
-    Context {
+    let credentials = config
+        .credentials
+        .map(|config::Credentials { username, password }| Credentials { username, password });
+    let client = Client::new(credentials, &config.ctl.tls)
+        .map_err(|error| Failure::Message(format!("{:#}", anyhow::Error::new(error))))?;
+    Ok(Context {
         scope: config.scope,
         namespace: config.namespace,
         store: Options {
@@ -51,8 +58,6 @@ fn context(config: CtlConfig) -> Context {
             key: etcd.key,
             prefix: String::new(),
         },
-        credentials: config
-            .credentials
-            .map(|config::Credentials { username, password }| Credentials { username, password }),
-    }
+        client,
+    })
 }

@@ -6,8 +6,8 @@ use hyper::Method;
 use serde_json::Value;
 use tokio::runtime::{self, Runtime};
 
-use crate::api::auth::Credentials;
-use crate::api::{client, json};
+use crate::api::client::Client;
+use crate::api::json;
 use crate::core::cluster::{Cluster, FailoverRequest, Member};
 use crate::dcs::documents::{compact, failover_json};
 use crate::dcs::{Compare, Dcs, DcsError, Key, Options, Write};
@@ -53,7 +53,7 @@ pub struct Session {
     pub console: Console,
     store: Store,
     scope: Option<String>,
-    credentials: Option<Credentials>,
+    client: Client,
     runtime: Runtime,
 }
 
@@ -68,7 +68,7 @@ impl Session {
             console,
             store: Store::Etcd { options: config.store, namespace: config.namespace },
             scope: config.scope,
-            credentials: config.credentials,
+            client: config.client,
             runtime: runtime()?,
         })
     }
@@ -183,16 +183,16 @@ impl Session {
         let base = member.api_url.rsplit_once('/').map_or("", |(base, _)| base);
         let url = format!("{base}/{path}");
         let within = if method == Method::POST { COMMAND_MAX } else { QUESTION_MAX };
-        let exchange = client::request_json(method, &url, body, within, self.credentials.as_ref());
-        let (status, body) = self.runtime.block_on(exchange).map_err(|error| {
+        let exchange = self.client.request(method, &url, body, within);
+        let answer = self.runtime.block_on(exchange).map_err(|error| {
             let chain = anyhow::Error::new(error);
             Failure::Message(format!("{chain:#}"))
         })?;
-        let text = match body {
+        let text = match answer.body {
             Value::String(text) => text,
             document => json::python(&document),
         };
-        Ok(Answer { status, text })
+        Ok(Answer { status: answer.status, text })
     }
 
     /// Says on standard error that a member did not answer and another one is asked.
@@ -223,6 +223,7 @@ fn store_failed(error: DcsError) -> Failure {
 pub mod test {
     use super::super::console::test::{Printed, console};
     use super::*;
+    use crate::config::CtlTls;
 
     /// A store in memory: answers reads one after the other, the last one for ever.
     #[derive(Default)]
@@ -250,7 +251,8 @@ pub mod test {
             let store = Store::Fixed(Fixed { reads: reads.to_vec(), ..Fixed::default() });
             let scope = Some("demo".to_owned());
             let runtime = runtime().unwrap();
-            (Session { console, store, scope, credentials: None, runtime }, printed)
+            let client = Client::new(None, &CtlTls::default()).unwrap();
+            (Session { console, store, scope, client, runtime }, printed)
         }
 
         /// What was written to the store.

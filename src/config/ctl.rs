@@ -95,8 +95,8 @@ fn nowhere() -> Position {
 
 fn read(root: &Node, insecure: bool, report: &mut Report) -> CtlConfig {
     let top = Reader::new(root);
-    let mut ctl = read_local::ctl(top.sub("ctl"));
-    ctl.insecure |= insecure;
+    let mut ctl = read_local::ctl(top);
+    ctl.tls.insecure |= insecure;
     let whole = Position { line: 0, column: 0, ..root.at.clone() };
     let etcd = etcd::read(top, &whole, report);
     let member = read_local::credentials(top.sub("restapi"));

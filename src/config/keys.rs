@@ -405,8 +405,6 @@ const fn ignore(
 }
 
 const STORE: &str = "this store is not supported; use etcd3 (or etcd: the same cluster over v3)";
-const REST_TLS: &str = "TLS on the REST API is not supported yet: it would be served in plain text";
-const CTL_TLS: &str = "TLS to the members' REST API is not supported yet";
 const SRV: &str = "discovery by DNS SRV records is not supported yet; list the hosts";
 const NO_REPLICATION: &str =
     "has no effect: pgvigil makes no replication connection to its own server";
@@ -420,22 +418,8 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     refuse("kubernetes", STORE),
     refuse("raft", STORE),
     refuse("citus", "Citus clusters are not supported"),
-    refuse("restapi.certfile", REST_TLS),
-    refuse("restapi.keyfile", REST_TLS),
-    refuse("restapi.keyfile_password", REST_TLS),
-    refuse("restapi.cafile", REST_TLS),
-    refuse("restapi.ciphers", REST_TLS),
-    Unsupported { path: "restapi.verify_client", error: true, unless: Some("none"), why: REST_TLS },
-    ignore("restapi.http_extra_headers", None, "has no effect yet"),
-    ignore("restapi.https_extra_headers", None, "has no effect: there is no TLS yet"),
     ignore("restapi.request_queue_size", None, PYTHON),
     ignore("restapi.thread_pool_size", None, PYTHON),
-    ignore("restapi.server_tokens", Some("original"), "has no effect yet"),
-    refuse("ctl.cacert", CTL_TLS),
-    refuse("ctl.certfile", CTL_TLS),
-    refuse("ctl.keyfile", CTL_TLS),
-    refuse("ctl.keyfile_password", CTL_TLS),
-    ignore("ctl.insecure", Some("off"), CTL_TLS),
     ignore("thread_pool_size", None, PYTHON),
     ignore("thread_stack_size", None, PYTHON),
     ignore("log.traceback_level", None, "has no effect: there are no tracebacks"),

@@ -37,6 +37,11 @@ pub struct Local {
 }
 
 impl Local {
+    /// For requests to other members: `ctl.authentication`, else `restapi.authentication`.
+    pub fn peer_credentials(&self) -> Option<&Credentials> {
+        self.ctl.authentication.as_ref().or(self.restapi.authentication.as_ref())
+    }
+
     /// The prefix of the cluster's keys: `/service/demo/`.
     pub fn prefix(&self) -> String {
         format!("{}/{}/", self.namespace, self.scope).replace("//", "/")
@@ -78,6 +83,44 @@ pub struct RestApi {
     /// Hosts, addresses or networks; empty: everybody.
     pub allowlist: Vec<String>,
     pub allowlist_include_members: bool,
+    pub tls: RestTls,
+    /// Sent with every answer.
+    pub http_extra_headers: BTreeMap<String, String>,
+    /// Sent with every answer over TLS, over those of the same name above.
+    pub https_extra_headers: BTreeMap<String, String>,
+    /// `original`, `minimal` or `productonly`.
+    pub server_tokens: String,
+}
+
+/// What the REST API presents and demands.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct RestTls {
+    /// Absent: plain HTTP.
+    pub certfile: Option<String>,
+    pub keyfile: Option<String>,
+    pub keyfile_password: Option<String>,
+    /// Absent: the system's authorities.
+    pub cafile: Option<String>,
+    /// OpenSSL's list.
+    pub ciphers: Option<String>,
+    pub verify_client: VerifyClient,
+}
+
+impl fmt::Debug for RestTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RestTls").field("certfile", &self.certfile).finish_non_exhaustive()
+    }
+}
+
+/// Whether clients of the REST API need a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifyClient {
+    #[default]
+    None,
+    /// For requests that change something.
+    Optional,
+    /// For every request.
+    Required,
 }
 
 /// A PostgreSQL role of ours and how libpq is to connect as it.
@@ -160,7 +203,24 @@ pub struct CustomBootstrap {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ctl {
     pub authentication: Option<Credentials>,
+    pub tls: CtlTls,
+}
+
+/// How members and pgvigilctl talk to the REST API of others.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct CtlTls {
     pub insecure: bool,
+    /// `ctl.cacert`, else `restapi.cafile`; absent: the system's authorities.
+    pub cacert: Option<String>,
+    pub certfile: Option<String>,
+    pub keyfile: Option<String>,
+    pub keyfile_password: Option<String>,
+}
+
+impl fmt::Debug for CtlTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CtlTls").field("certfile", &self.certfile).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

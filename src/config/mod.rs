@@ -36,8 +36,8 @@ pub use etcd::EtcdSection;
 pub use import::import;
 pub use load::{Loaded, load};
 pub use local::{
-    Bootstrap, Credentials, Ctl, CustomBootstrap, DbUser, Local, Postgresql, RestApi, Vigil,
-    Watchdog, WatchdogMode,
+    Bootstrap, Credentials, Ctl, CtlTls, CustomBootstrap, DbUser, Local, Postgresql, RestApi,
+    RestTls, VerifyClient, Vigil, Watchdog, WatchdogMode,
 };
 pub use log::{Attribute, Log, LogFile, LogForm, Piece};
 pub use options::ReplicaMethod;

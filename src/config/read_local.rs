@@ -11,8 +11,8 @@ use super::diagnostics::Report;
 use super::etcd;
 use super::keys::{LIBPQ, LOCAL_ONLY};
 use super::local::{
-    Bootstrap, Credentials, Ctl, CustomBootstrap, DbUser, Local, Postgresql, RestApi, Vigil,
-    Watchdog, WatchdogMode,
+    Bootstrap, Credentials, Ctl, CtlTls, CustomBootstrap, DbUser, Local, Postgresql, RestApi,
+    RestTls, VerifyClient, Vigil, Watchdog, WatchdogMode,
 };
 use super::log;
 use super::options::{self, INITDB};
@@ -51,7 +51,7 @@ pub fn read(root: &Node, report: &mut Report) -> Local {
         tags,
         tag_values: tags::shown(&tag_values),
         log: log::read(top.sub("log"), &reading.whole, reading.report),
-        ctl: ctl(top.sub("ctl")),
+        ctl: ctl(top),
         watchdog: watchdog(top.sub("watchdog")),
         vigil: Vigil::read(top.sub("vigil")),
     }
@@ -70,10 +70,32 @@ fn tag_values(top: Reader) -> BTreeMap<String, Value> {
     }
 }
 
-pub(super) fn ctl(section: Reader) -> Ctl {
+pub(super) fn ctl(top: Reader) -> Ctl {
+    let section = top.sub("ctl");
     Ctl {
         authentication: credentials(section),
-        insecure: section.boolean("insecure").unwrap_or(false),
+        tls: CtlTls {
+            insecure: section.boolean("insecure").unwrap_or(false),
+            cacert: section.text("cacert").or(top.sub("restapi").text("cafile")),
+            certfile: section.text("certfile"),
+            keyfile: section.text("keyfile"),
+            keyfile_password: section.text("keyfile_password"),
+        },
+    }
+}
+
+fn rest_tls(section: Reader) -> RestTls {
+    RestTls {
+        certfile: section.text("certfile"),
+        keyfile: section.text("keyfile"),
+        keyfile_password: section.text("keyfile_password"),
+        cafile: section.text("cafile"),
+        ciphers: section.text("ciphers"),
+        verify_client: match section.text("verify_client").unwrap_or_default().as_str() {
+            "optional" => VerifyClient::Optional,
+            "required" => VerifyClient::Required,
+            _ => VerifyClient::None,
+        },
     }
 }
 
@@ -173,6 +195,10 @@ impl Reading<'_> {
             allowlist_include_members: section
                 .boolean("allowlist_include_members")
                 .unwrap_or(false),
+            tls: rest_tls(section),
+            http_extra_headers: section.text_map("http_extra_headers"),
+            https_extra_headers: section.text_map("https_extra_headers"),
+            server_tokens: section.text("server_tokens").unwrap_or_default().to_lowercase(),
         }
     }
 

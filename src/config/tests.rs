@@ -218,7 +218,7 @@ fn one_clear_line_for_each_mistake() {
         ("protocol: http", "protocol: ftp", "etcd3.protocol: must be one of http, https"),
         ("'e1:2379,e2'", "'http://e1:2379'", "etcd3.hosts: write host:port; the scheme belongs"),
         ("etcd3: {", "consul: {", "consul: this store is not supported"),
-        ("8008'}", "8008', certfile: /x}", "restapi.certfile: TLS on the REST API is not supp"),
+        ("8008'}", "8008', verify_client: maybe}", "restapi.verify_client: must be one of none"),
         ("ttl: 20", "ttl: soon", "bootstrap.dcs.ttl: must be a whole number"),
         ("ttl: 20", "standby_cluster: {port: x}", "standby_cluster.port: must be a whole number"),
         ("[local all all trust]", "local", "postgresql.pg_hba: must be a list"),
