@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use pgvigil::api::auth::{Access, Credentials};
 use pgvigil::api::client::{Client, ClientError};
-use pgvigil::config::CtlTls;
 use pgvigil::api::options::Options;
 use pgvigil::api::server::{BindError, Limits, Shared, bind, serve_within};
 use pgvigil::api::snapshot::{Command, Reply, Request, Snapshot};
+use pgvigil::config::CtlTls;
 use pgvigil::core::cluster::{Cluster, Keyed};
 use pgvigil::core::database::Probe;
 use pgvigil::core::guard::Phase;
@@ -238,9 +238,7 @@ async fn only_the_admitted_may_change_something() {
     let wrong = Credentials { password: "guess".into(), ..credentials.clone() };
     let refused = post(&url, &json!({}), Some(&wrong)).await;
     assert_eq!(refused, (401, json!("not authenticated")));
-    let asked = tokio::spawn(async move {
-        post(&url, &json!({}), Some(&credentials)).await
-    });
+    let asked = tokio::spawn(async move { post(&url, &json!({}), Some(&credentials)).await });
     let request = server.requests.recv().await.unwrap();
     assert_eq!(request.command, Command::Reload);
     request.reply.send(Reply::text(202, "reload scheduled")).unwrap();

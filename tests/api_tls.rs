@@ -182,16 +182,17 @@ async fn an_expired_anchor_is_no_certificate() {
     pki.openssl("req -newkey rsa:2048 -nodes -keyout old.key -out old.csr -subj /CN=localhost");
     std::fs::write(pki.path("ca.cnf"), CA_CNF).unwrap();
     std::fs::write(pki.path("index.txt"), "").unwrap();
+    std::fs::write(pki.path("serial"), "01\n").unwrap();
     pki.openssl(
         "ca -batch -config ca.cnf -selfsign -in old.csr -keyfile old.key -out old.crt \
-         -startdate 20200101000000Z -enddate 20210101000000Z -notext -rand_serial -outdir .",
+         -startdate 20200101000000Z -enddate 20210101000000Z -notext -outdir .",
     );
     let server = start(pki.server("old", VerifyClient::None)).await;
     let refused = reload(&server, &pki.client("old", None), "127.0.0.1").await.unwrap_err();
     assert!(refused.contains("expired") || refused.contains("Expired"), "{refused}");
 }
 
-const CA_CNF: &str = "[ca]\ndefault_ca=x\n[x]\ndatabase=index.txt\nnew_certs_dir=.\n\
+const CA_CNF: &str = "[ca]\ndefault_ca=x\n[x]\ndatabase=index.txt\nserial=serial\nnew_certs_dir=.\n\
     default_md=sha256\npolicy=p\nx509_extensions=e\n[p]\ncommonName=supplied\n[e]\n\
     basicConstraints=CA:TRUE\nsubjectAltName=IP:127.0.0.1\n";
 

@@ -10,8 +10,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::api::auth::Credentials;
 use crate::api::client::Client;
-use crate::api::tls::TlsError;
 use crate::api::snapshot::Snapshot;
+use crate::api::tls::TlsError;
 use crate::config::{self, Effective, Local, Role};
 use crate::core::budget::ELECTION;
 use crate::core::cluster::{Cluster, Initialize};
@@ -238,8 +238,8 @@ impl Drivers {
 /// Who we are to other members.
 pub fn peer_client(local: &Local) -> Result<Client, TlsError> {
     let known = local.peer_credentials();
-    let credentials = known
-        .map(|c| Credentials { username: c.username.clone(), password: c.password.clone() });
+    let credentials =
+        known.map(|c| Credentials { username: c.username.clone(), password: c.password.clone() });
     Client::new(credentials, &local.ctl.tls)
 }
 

@@ -110,15 +110,13 @@ fn member_document(turn: &Turn) -> String {
     let world = &turn.world;
     let setup = turn.drivers.setup();
     let pg = &setup.local.postgresql;
-    let rest = &setup.local.restapi.connect_address;
-    let scheme = if setup.local.restapi.tls.certfile.is_some() { "https" } else { "http" };
     let probe = world.probe().map(|(probe, _)| probe);
     let probe = probe.as_deref();
     let recovering = probe.is_some_and(|p| p.in_recovery);
     let proxy = pg.proxy_address.as_ref();
     documents::member_json(&MemberDocument {
         conn_url: conninfo::url(&pg.connect_address.host, pg.connect_address.port, "postgres"),
-        api_url: format!("{scheme}://{rest}/patroni"),
+        api_url: setup.local.restapi.api_url(),
         state: state_word(world).to_owned(),
         role: role_word(world).to_owned(),
         version: PATRONI_VERSION.to_owned(),

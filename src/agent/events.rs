@@ -71,6 +71,11 @@ pub enum Event {
         failed: bool,
     },
     Request(Request),
+    /// A round of questions for promises: when it began, and who did not promise.
+    Promises {
+        asked_at: Boot,
+        missing: Vec<String>,
+    },
 }
 
 /// What an action found out or brought about.
@@ -106,6 +111,8 @@ pub enum Fact {
     },
     StatusWritten(String),
     HistoryWritten(u32),
+    /// The revision that our write gave `/failsafe`; `None`: it is deleted.
+    FailsafeWritten(Option<i64>),
     /// The data directory changed under us: look again.
     Inspect,
     /// Exit with 1 and this sentence.

@@ -17,6 +17,7 @@ mod peers;
 mod preflight;
 mod prober;
 mod progress;
+mod promises;
 mod publish;
 mod reader;
 mod replica;

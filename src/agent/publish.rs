@@ -9,6 +9,7 @@ use crate::api::snapshot::Snapshot;
 use crate::core::PATRONI_VERSION;
 use crate::core::candidates;
 use crate::core::database::DataDir;
+use crate::core::failsafe;
 use crate::core::guard::Phase;
 use crate::core::health::{self, Place};
 use crate::core::time::Boot;
@@ -103,8 +104,9 @@ pub fn publish(turn: &Turn, now: Boot) {
             turn,
             probe.as_ref().map(|(p, _)| &**p),
         ),
-        failsafe_active: false,
-        failsafe: None,
+        failsafe_active: failsafe::carries(&view)
+            || view.store.failsafe.bound.as_ref().is_some_and(|bound| now < bound.until),
+        failsafe: view.cluster().and_then(|c| Some(json!(c.failsafe.as_ref()?.value))),
         restore_command: setup.replica.restores(),
         watchdog_failed: false,
         loop_at: now,

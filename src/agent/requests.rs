@@ -18,6 +18,7 @@ use crate::sys::clock;
 
 use super::drivers::Drivers;
 use super::executor::chain;
+use super::promises;
 use super::turn::Turn;
 
 /// Patroni asks candidates with this deadline before it writes the request.
@@ -59,8 +60,7 @@ pub fn handle(turn: &mut Turn, request: Request) {
         Command::DeleteSwitchover => {
             return spawn(reply, async move { delete_switchover(&drivers).await });
         }
-        // As with failsafe_mode off.
-        Command::Failsafe(_) => Reply::error(502),
+        Command::Failsafe(body) => promises::promise(turn, &body),
     };
     send(reply, answer);
 }

@@ -31,7 +31,7 @@ use super::lease::{Leases, decode_capsule};
 use super::orders::Supervisor;
 use super::turn::{End, Turn};
 use super::world::World;
-use super::{health, preflight, prober, progress, reader, server, volume};
+use super::{health, preflight, prober, progress, promises, reader, server, volume};
 
 /// The exit code that tells the supervisor not to try again (EX_CONFIG of sysexits.h).
 pub const CONFIGURATION_REFUSED: i32 = 78;
@@ -249,6 +249,7 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
     let Prepared { drivers, snapshot, listener, options } = prepared;
     let setup = drivers.setup();
     let (standing, standing_seen) = watch::channel(None);
+    let (seeking, seeking_seen) = watch::channel(None);
     let (pace, pace_seen) = watch::channel(Duration::from_millis(100));
     let (requests, mut commands) = mpsc::channel(REQUESTS_MAX);
     let (options, options_seen) = watch::channel(options);
@@ -264,6 +265,7 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
         }
     });
     tokio::spawn(drivers.leases.clone().keep(standing_seen));
+    tokio::spawn(promises::keep(drivers.clone(), seeking_seen));
     tokio::spawn(reader::run(drivers.clone(), drivers.events.clone()));
     tokio::spawn(prober::run(drivers.clone(), pace_seen, drivers.events.clone()));
     tokio::spawn(progress::run(drivers.clone()));
@@ -279,6 +281,7 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
         drivers,
         events: inbox,
         standing,
+        seeking,
         pace,
         snapshot,
         options,

@@ -1,6 +1,8 @@
 //! Writes to the store that decisions order. All of a leader's writes compare its tenure (MOD of
 //! the leader key), so that a leader that is none any more changes nothing.
 
+use std::collections::BTreeMap;
+
 use crate::core::cluster::{Handover, NewestTimeline, PauseRecord, SyncState, Tenure};
 use crate::core::decision::{Action, RecordIs};
 use crate::core::lsn::Lsn;
@@ -20,6 +22,36 @@ pub fn under(tenure: Tenure) -> [Compare; 2] {
     ]
 }
 
+/// 0: absent.
+fn at_revision(key: Key, revision: i64) -> Compare {
+    match revision {
+        0 => Compare::Absent(key),
+        revision => Compare::ModRevision(key, revision),
+    }
+}
+
+/// Who is named is told apart by the key's revision: only a write whose answer was seen counts.
+async fn write_failsafe(
+    d: &Drivers,
+    tenure: Tenure,
+    revision: i64,
+    members: Option<&BTreeMap<String, String>>,
+    facts: &mut Vec<Fact>,
+) -> Result<(), ActionError> {
+    let mut compares = under(tenure).to_vec();
+    compares.push(at_revision(Key::Failsafe, revision));
+    let write = match members {
+        Some(members) => Write::Put(Key::Failsafe, documents::failsafe_json(members), 0),
+        None => Write::Delete(Key::Failsafe),
+    };
+    let within = d.setup().settings().retry_timeout;
+    let done = d.dcs.commit(&compares, &[write], within).await?;
+    if done.succeeded {
+        facts.push(Fact::FailsafeWritten(members.is_some().then_some(done.revision)));
+    }
+    Ok(())
+}
+
 pub async fn write(
     d: &Drivers,
     v: &View,
@@ -28,7 +60,11 @@ pub async fn write(
 ) -> Result<(), ActionError> {
     let result = match action {
         Action::AcquireLeader { sync_revision, record } => {
-            acquire(d, v, vec![Compare::Absent(Key::Leader)], record, sync_revision, vec![]).await
+            // The list of those who may take it, as this decision saw it.
+            let named = v.cluster().and_then(|c| c.failsafe.as_ref());
+            let named = at_revision(Key::Failsafe, named.map_or(0, |key| key.mod_revision));
+            let compares = vec![Compare::Absent(Key::Leader), named];
+            acquire(d, v, compares, record, sync_revision, vec![]).await
         }
         Action::TakeHandover { note_revision, leader_revision, sync_revision } => {
             let compares = vec![
@@ -50,6 +86,9 @@ pub async fn write(
         Action::WriteSync { tenure, revision, state } => {
             write_sync(d, tenure, revision, &state).await
         }
+        Action::WriteFailsafe { tenure, revision, members } => {
+            write_failsafe(d, tenure, revision, members.as_ref(), facts).await
+        }
         Action::WritePauseRecord { tenure, record } => {
             let write = Write::Put(Key::PauseRecord, documents::pause_json(&record), 0);
             commit(d, &under(tenure), &[write]).await.map(drop)
@@ -67,7 +106,7 @@ pub async fn write(
             let newest = NewestTimeline { number, leader_mod_revision };
             let write = Write::Put(Key::Timeline, documents::timeline_json(newest), 0);
             let mut compares = under(tenure).to_vec();
-            compares.push(unchanged(Key::Timeline, revision));
+            compares.push(at_revision(Key::Timeline, revision));
             commit(d, &compares, &[write]).await.map(drop)
         }
         other => Err(ActionError::Precondition(format!("no driver for {other:?}"))),
@@ -75,14 +114,6 @@ pub async fn write(
     // Whatever happened (the answer may be lost, the write not): look before deciding again.
     facts.push(d.cluster_fact().await?);
     result
-}
-
-/// The key has this mod_revision; 0: it does not exist.
-fn unchanged(key: Key, revision: i64) -> Compare {
-    match revision {
-        0 => Compare::Absent(key),
-        revision => Compare::ModRevision(key, revision),
-    }
 }
 
 /// True if the transaction's comparisons held.
@@ -116,10 +147,10 @@ async fn acquire(
     if matches!(record, RecordIs::Overruled { .. }) {
         writes.push(Write::Delete(Key::PauseRecord));
     }
-    compares.extend(sync_revision.map(|revision| unchanged(Key::Sync, revision)));
+    compares.extend(sync_revision.map(|revision| at_revision(Key::Sync, revision)));
     // Nobody was promoted since the decision: see `core::numbering`.
     let newest = v.cluster().and_then(|c| c.newest_timeline);
-    compares.push(unchanged(Key::Timeline, newest.map_or(0, |key| key.mod_revision)));
+    compares.push(at_revision(Key::Timeline, newest.map_or(0, |key| key.mod_revision)));
     writes.push(Write::Put(Key::Leader, v.name.clone(), lease.id));
     let within = settings.retry_timeout;
     match d.dcs.commit(&compares, &writes, within).await {
@@ -200,7 +231,7 @@ async fn write_sync(
     state: &SyncState,
 ) -> Result<(), ActionError> {
     let mut compares = under(tenure).to_vec();
-    compares.push(unchanged(Key::Sync, revision));
+    compares.push(at_revision(Key::Sync, revision));
     let write = match state.leader {
         Some(_) => Write::Put(Key::Sync, documents::sync_json(state), 0),
         None => Write::Delete(Key::Sync),

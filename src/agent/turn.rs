@@ -12,6 +12,7 @@ use crate::api::restart::{self, RestartPlan};
 use crate::api::snapshot::{Reply, Snapshot};
 use crate::core::decide::decide;
 use crate::core::decision::{Action, Decision};
+use crate::core::failsafe;
 use crate::core::guard::Phase;
 use crate::core::health;
 use crate::core::slots::SlotMemory;
@@ -29,6 +30,7 @@ use super::events::Event;
 use super::executor::{self, chain};
 use super::inspect::{Inspection, inspect};
 use super::lease::Standing;
+use super::promises::Seeking;
 use super::publish;
 use super::requests;
 use super::world::World;
@@ -60,6 +62,7 @@ pub struct Turn {
     pub drivers: Arc<Drivers>,
     pub events: mpsc::Receiver<Event>,
     pub standing: watch::Sender<Option<Standing>>,
+    pub seeking: watch::Sender<Option<Arc<Seeking>>>,
     pub pace: watch::Sender<Duration>,
     pub snapshot: watch::Sender<Arc<Snapshot>>,
     pub batch: Option<JoinHandle<()>>,
@@ -160,6 +163,11 @@ impl Turn {
                 self.take_configuration();
                 // What the leader says may concern what we believe of our own stream.
                 self.drivers.probe_now.notify_one();
+            }
+            Event::Promises { missing, .. } => {
+                if !missing.is_empty() {
+                    tracing::warn!("no promise not to lead from {}", missing.join(", "));
+                }
             }
             Event::ClusterFailed { .. }
             | Event::Lease(_)
@@ -364,6 +372,7 @@ impl Turn {
 
     /// The lease is renewed only as long as decisions are made.
     fn stand(&self, decision: &Decision) {
+        self.seek_promises(decision, &self.world.view(clock::boot(), clock::wall()));
         let settings = &self.world.settings;
         let second = Duration::from_secs(1);
         let leads = matches!(
@@ -389,6 +398,19 @@ impl Turn {
             let changed = known && *old != Some(standing);
             if changed {
                 *old = Some(standing);
+            }
+            changed
+        });
+    }
+
+    /// Promises are asked for only as long as decisions are made, too.
+    fn seek_promises(&self, decision: &Decision, view: &View) {
+        let seeking = failsafe::whom_to_ask(view)
+            .map(|members| Arc::new(Seeking { members, until: decision.renew_until }));
+        self.seeking.send_if_modified(|old| {
+            let changed = *old != seeking;
+            if changed {
+                *old = seeking;
             }
             changed
         });

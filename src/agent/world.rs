@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::core::cluster::{Cluster, Tags};
 use crate::core::database::{DataDir, Probe};
+use crate::core::failsafe::{Bound, Known};
 use crate::core::health::Health;
 use crate::core::settings::Settings;
 use crate::core::time::{Boot, Wall};
@@ -17,6 +18,7 @@ use crate::core::view::{
 };
 use crate::link::order::JobKind;
 use crate::link::state::{ExitStatus, Means, State};
+use crate::sys::clock;
 
 use super::drivers::Setup;
 use super::events::{Event, Fact};
@@ -92,12 +94,13 @@ impl World {
     /// that an earlier agent left in its capsule.
     pub fn new(setup: &Setup, link: Arc<State>) -> World {
         let held = decode_capsule(&link.capsule);
+        let failsafe = Known { started_at: clock::boot(), ..Known::default() };
         World {
             name: setup.local.name.clone(),
             tags: setup.local.tags.clone(),
             settings: setup.settings().clone(),
             data_dir_path: setup.data_dir(),
-            store: Store { lease: held.lease, next_lease: held.next, ..Store::default() },
+            store: Store { lease: held.lease, next_lease: held.next, failsafe, ..Store::default() },
             link,
             ..World::default()
         }
@@ -132,6 +135,12 @@ impl World {
             Event::Done { facts, .. } | Event::DutiesDone { facts, .. } => {
                 for fact in facts.drain(..) {
                     self.apply_fact(fact, wall);
+                }
+            }
+            Event::Promises { asked_at, missing } => {
+                self.store.failsafe.missing = std::mem::take(missing);
+                if self.store.failsafe.missing.is_empty() {
+                    self.store.failsafe.promised_at = Some(*asked_at);
                 }
             }
             Event::LinkLost | Event::Refresh | Event::Request(_) => {}
@@ -254,6 +263,7 @@ impl World {
                 self.member_written = Some((document, lease_id));
             }
             Fact::StatusWritten(document) => self.status_written = Some(document),
+            Fact::FailsafeWritten(revision) => self.store.failsafe.settled = revision,
             Fact::HistoryWritten(timeline) => self.history_written = Some(timeline),
             Fact::Inspect => self.forget_inspection(),
             Fact::GiveUp(reason) => self.give_up = Some(reason),
@@ -286,6 +296,11 @@ impl World {
     /// PostgreSQL is there and does not answer.
     pub fn silent(&self) -> bool {
         self.probes_missed >= PROBES_MISSED
+    }
+
+    /// From here on no campaign until then.
+    pub fn bind(&mut self, bound: Bound) {
+        self.store.failsafe.bound = Some(bound);
     }
 
     pub fn stopping(&self) -> bool {

@@ -117,7 +117,12 @@ impl Client {
             .unwrap_or_else(|_| Err(ClientError::Timeout { url: url.to_owned(), within: timeout }))
     }
 
-    fn head(&self, method: Method, uri: &Uri, body: Option<&Value>) -> Option<Request<Full<Bytes>>> {
+    fn head(
+        &self,
+        method: Method,
+        uri: &Uri,
+        body: Option<&Value>,
+    ) -> Option<Request<Full<Bytes>>> {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let host = HeaderValue::try_from(uri.authority()?.as_str()).ok()?;
         let mut request = Request::builder().method(method).uri(path).header(HOST, host);
@@ -155,8 +160,8 @@ async fn exchange(
     // Refused only for a socket that is already dead.
     let _ = stream.set_nodelay(true);
     let Some(config) = target.tls else { return converse(request, stream, url).await };
-    let name = tls::server_name(target.host)
-        .ok_or_else(|| ClientError::Url { url: url.to_owned() })?;
+    let name =
+        tls::server_name(target.host).ok_or_else(|| ClientError::Url { url: url.to_owned() })?;
     let secured = TlsConnector::from(config.clone()).connect(name, stream).await;
     converse(request, secured.map_err(|e| unreachable(e.into()))?, url).await
 }
@@ -166,10 +171,8 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     url: &str,
 ) -> Result<Answer, ClientError> {
-    let unreachable = |e: hyper::Error| ClientError::Unreachable {
-        url: url.to_owned(),
-        source: e.into(),
-    };
+    let unreachable =
+        |e: hyper::Error| ClientError::Unreachable { url: url.to_owned(), source: e.into() };
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
     let exchange = async {

@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use crate::core::cluster::{Cluster, HistoryEntry};
 use crate::sys::clock;
 
+use super::auth::Access;
 use super::cluster::{self, Mode};
 use super::health::{self, Query};
-use super::auth::Access;
 use super::server::{Client, Shared, Usage};
 use super::snapshot::{Command, Reply, Snapshot};
 use super::view::View;

@@ -161,10 +161,7 @@ fn read(key: &'static str, path: &str) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(error)
 }
 
-fn certificates(
-    key: &'static str,
-    path: &str,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(key: &'static str, path: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = read(key, path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match found {

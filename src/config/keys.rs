@@ -442,6 +442,5 @@ pub const UNSUPPORTED_DYNAMIC: &[Unsupported] = &[
         "has no effect: postgresql.create_replica_methods make every copy",
     ),
     ignore("primary_race_backoff", Some("0"), "has no effect: Patroni 4.1.5 has no such key"),
-    ignore("failsafe_mode", Some("off"), "has no effect yet: a primary without etcd is frozen"),
     ignore("postgresql.pg_ctl_timeout", Some("60"), "has no effect: pg_ctl is not waited for"),
 ];

@@ -92,6 +92,14 @@ pub struct RestApi {
     pub server_tokens: String,
 }
 
+impl RestApi {
+    /// What members and `/cluster` are told.
+    pub fn api_url(&self) -> String {
+        let scheme = if self.tls.certfile.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/patroni", self.connect_address)
+    }
+}
+
 /// What the REST API presents and demands.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct RestTls {

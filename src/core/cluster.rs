@@ -32,6 +32,8 @@ pub struct Cluster {
     pub failover: Option<Keyed<FailoverRequest>>,
     pub sync: Option<Keyed<SyncState>>,
     pub history: Vec<HistoryEntry>,
+    /// `/failsafe`: names and `api_url`s of the members that a leader without the store asks.
+    pub failsafe: Option<Keyed<BTreeMap<String, String>>>,
     /// pgvigil's own `vigil/handover`: the sealed leader's note that names its successor.
     pub handover: Option<Keyed<Handover>>,
     /// pgvigil's own `vigil/pause`: while it exists nobody takes a vacant leader key.

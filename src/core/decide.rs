@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::cluster::Initialize;
 use super::database::ControlState;
 use super::decision::{Action, Decision};
+use super::failsafe;
 use super::guard::Phase;
 use super::health::stuck;
 use super::rules::{follow, health, leader, pause, release, safety, vacant};
@@ -115,8 +116,22 @@ fn throttled(view: &View, outcome: Outcome) -> Outcome {
     }
 }
 
+/// One place for all ways to a vacant key, whatever rule wants it. A hand-over is none: there the
+/// leader itself gives the key to this member, sealed, so that no promise is needed any more.
+fn barred(view: &View, rule: &str, outcome: Outcome) -> Outcome {
+    let takes = |a: &Action| matches!(a, Action::Campaign | Action::AcquireLeader { .. });
+    let leads = matches!(view.guard.phase, Phase::Leading | Phase::Paused);
+    if leads || rule == follow::TAKE_OVER || !outcome.actions.iter().any(takes) {
+        return outcome;
+    }
+    match failsafe::bars(view) {
+        Some((why, wait)) => Outcome::say(view, why).wake(wait.min(view.settings.loop_wait)),
+        None => outcome,
+    }
+}
+
 fn finish(view: &View, rule: &'static str, outcome: Outcome) -> Decision {
-    let outcome = throttled(view, outcome);
+    let outcome = barred(view, rule, throttled(view, outcome));
     Decision {
         rule,
         why: outcome.why,

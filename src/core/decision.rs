@@ -1,5 +1,6 @@
 //! What a decision says: which rule, in which words, what to do, when to look again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::cluster::{PauseRecord, SyncState, Tenure};
@@ -38,7 +39,7 @@ pub enum Action {
     /// Supervisor: disarm after a lost race.
     Withdraw,
     /// Renew the lease, then take the vacant leader key in one transaction that also compares
-    /// `/sync` when synchronous mode is on; then confirm.
+    /// `/failsafe`, and `/sync` when synchronous mode is on; then confirm.
     AcquireLeader {
         sync_revision: Option<i64>,
         record: RecordIs,
@@ -152,6 +153,13 @@ pub enum Action {
         tenure: Tenure,
         revision: i64,
         state: SyncState,
+    },
+    /// Write `/failsafe` under the tenure if it still has this revision (0: absent); `None`:
+    /// delete it.
+    WriteFailsafe {
+        tenure: Tenure,
+        revision: i64,
+        members: Option<BTreeMap<String, String>>,
     },
     /// Write the pause record under the tenure.
     WritePauseRecord {

@@ -13,6 +13,7 @@ pub mod decide;
 #[cfg(test)]
 mod decide_tests;
 pub mod decision;
+pub mod failsafe;
 pub mod guard;
 pub mod health;
 pub mod lsn;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::cloning::Cloning;
 use super::cluster::{Cluster, LeaderKey, Member, Tags, Tenure};
 use super::database::{ControlData, ControlState, DataDir, Probe};
+use super::failsafe::Known;
 use super::guard::Phase;
 use super::health::{Health, Stuck};
 use super::lsn::Lsn;
@@ -54,6 +55,8 @@ pub struct Store {
     pub next_lease: Option<OwnLease>,
     /// Why the last answer is not believed (cluster id changed, revision went back).
     pub distrusted: Option<String>,
+    /// Promises, which stand in for the store.
+    pub failsafe: Known,
 }
 
 /// The lease that carries our member key and, while we lead, the leader key.

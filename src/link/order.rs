@@ -6,6 +6,7 @@ use crate::core::budget::Grade;
 use crate::core::cluster::Tenure;
 pub use crate::core::guard::Confirmation;
 pub use crate::core::settings::WatchdogMode;
+use crate::core::time::Boot;
 
 /// An order with its sender's generation; the supervisor refuses those of another generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,11 @@ pub enum Order {
     Withdraw,
     /// The renewal sent at `sent_at` was answered and the leader key was then read as ours.
     Confirm(Confirmation),
+    /// Every member promised not to lead for the ttl in force, the first one asked at `sent_at`.
+    Extend {
+        tenure: Tenure,
+        sent_at: Boot,
+    },
     /// A linearizable read shows the key absent or another's.
     LeaseLost {
         tenure: Tenure,

@@ -109,7 +109,8 @@ variants! {
         20 Heartbeat { status, ready },
         21 Reloaded { reload },
         22 Goodbye { failed },
-        23 Leave
+        23 Leave,
+        24 Extend { tenure, sent_at }
     }
     JobKind { 1 Data, 2 Script }
     WatchdogMode { 1 Off, 2 Automatic, 3 Required }
@@ -162,6 +163,7 @@ mod tests {
                 ttl,
             }),
             Order::LeaseLost { tenure },
+            Order::Extend { tenure, sent_at: Boot(3) },
             Order::StartStandby(command.clone()),
             Order::StartPrimary(Command::default()),
             Order::Promote(command.clone()),

@@ -241,9 +241,10 @@ impl World {
                 (_, Some(s), _) if s.streaming => "streaming",
                 (_, Some(_), _) => "running",
             };
-            let (timeline, position) = member.disk.dir().map_or((0, Lsn(0)), |dir| {
-                (self.wal.number(dir.end.branch), Lsn(dir.end.lsn))
-            });
+            let (timeline, position) = member
+                .disk
+                .dir()
+                .map_or((0, Lsn(0)), |dir| (self.wal.number(dir.end.branch), Lsn(dir.end.lsn)));
             let phase = format!("{:?}", self.phase(m));
             let name = &member.name;
             let _ = writeln!(

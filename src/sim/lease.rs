@@ -180,7 +180,11 @@ async fn shorten_device(ctx: &Ctx, lock: &LeaseLock, within: Duration) -> Done {
         confirm_held(ctx, lock, within).await?;
         ctx.sim.sleep(ms(20)).await;
     }
-    if longer() == Some(true) { Err(Failed::Precondition("the device is too slow")) } else { Ok(()) }
+    if longer() == Some(true) {
+        Err(Failed::Precondition("the device is too slow"))
+    } else {
+        Ok(())
+    }
 }
 
 /// The device counts before the lease is renewed that the acquiring transaction rests on.

@@ -194,9 +194,7 @@ fn operators(sim: &Sim, words: &[&str]) -> Result<Refusal, String> {
     };
     match words {
         ["switchover"] => Ok(sim.with(|w| w.ask_switchover(None, None))),
-        ["switchover", name] => {
-            Ok(sim.with(|w| w.ask_switchover(Some((*name).to_owned()), None)))
-        }
+        ["switchover", name] => Ok(sim.with(|w| w.ask_switchover(Some((*name).to_owned()), None))),
         ["failover", name] => Ok(sim.with(|w| w.ask_failover((*name).to_owned()))),
         ["pause"] => Ok(sim.with(|w| {
             w.configure_cluster(|s| s.paused = true);

@@ -125,6 +125,30 @@ impl Guard {
         Ok(())
     }
 
+    /// Promises are worth a lease of the length in force (`core::failsafe`), but only while no
+    /// deadline has passed: what is frozen may have been followed by another leader, which no
+    /// promise given afterwards tells.
+    pub(super) fn extend(
+        &mut self,
+        tenure: Tenure,
+        sent_at: Boot,
+        now: Boot,
+        out: &mut Vec<Effect>,
+    ) -> Answer {
+        let (Phase::Leading, Some(lease), Some(budget)) = (self.phase, self.lease, self.budget)
+        else {
+            return refuse("promises of members extend only a deadline that runs");
+        };
+        if lease.tenure != tenure {
+            return refuse("the promises were given to another tenure");
+        }
+        if sent_at > now || sent_at < lease.sent_at {
+            return refuse("the promises are not newer than the last confirmation");
+        }
+        self.accept(Confirmation { sent_at, ttl: budget.ttl, ..lease }, budget, now, out);
+        Ok(())
+    }
+
     fn accept(&mut self, new: Confirmation, budget: Budget, now: Boot, out: &mut Vec<Effect>) {
         self.budget = Some(budget);
         // One that waits for a longer lease goes on waiting.

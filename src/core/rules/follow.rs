@@ -21,9 +21,12 @@ const NOT_STREAMING: Duration = Duration::from_secs(2);
 /// How long a demoted member waits for the new leader before it serves readers without it.
 const LEADER_READY: Duration = Duration::from_secs(5);
 
+/// The one way to the leader key that is no race.
+pub const TAKE_OVER: &str = "follow.take_over";
+
 pub const RULES: &[Rule] = &[
     Rule {
-        id: "follow.take_over",
+        id: TAKE_OVER,
         meaning: "the sealed leader named us: replace its key",
         matches: take_over,
     },

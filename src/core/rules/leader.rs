@@ -6,6 +6,7 @@ use crate::core::candidates;
 use crate::core::cluster::Initialize;
 use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::Action;
+use crate::core::failsafe;
 use crate::core::guard::Phase;
 use crate::core::numbering::{self, Numbering};
 use crate::core::rules::{health, standby};
@@ -85,6 +86,16 @@ pub const RULES: &[Rule] = &[
         matches: keep_data,
     },
     Rule { id: "leader.restart", meaning: "an operator asked for a restart", matches: restart },
+    Rule {
+        id: "leader.failsafe",
+        meaning: "etcd does not answer and every member promised not to lead: go on",
+        matches: promised,
+    },
+    Rule {
+        id: "leader.failsafe_key",
+        meaning: "bring the key /failsafe up to date",
+        matches: failsafe_key,
+    },
     Rule {
         id: "leader.switchover",
         meaning: "an operator asked for another leader and a candidate is ready",
@@ -364,6 +375,18 @@ fn restart(v: &View) -> Option<Outcome> {
             .act(Action::StopFast)
             .remember(|m| m.restarting = true),
     )
+}
+
+/// What needs the store waits.
+fn promised(v: &View) -> Option<Outcome> {
+    let why = "continue to run as a leader because failsafe mode is enabled and all members are \
+               accessible";
+    (running(v) && failsafe::carries(v)).then(|| Outcome::say(v, why).wake(QUICK * 10))
+}
+
+fn failsafe_key(v: &View) -> Option<Outcome> {
+    let (action, why) = failsafe::write(v).filter(|_| running(v))?;
+    Some(Outcome::say(v, why).act(action).wake(QUICK))
 }
 
 fn switchover(v: &View) -> Option<Outcome> {

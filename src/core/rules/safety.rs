@@ -8,6 +8,7 @@ use crate::core::cluster::Initialize;
 use crate::core::database::ControlState;
 use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::Action;
+use crate::core::failsafe;
 use crate::core::guard::Phase;
 use crate::core::health::Illness;
 use crate::core::rules::pause;
@@ -19,6 +20,11 @@ use crate::core::view::{PeerAnswer, View, Work};
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
 
 pub const RULES: &[Rule] = &[
+    Rule {
+        id: "failsafe.retake",
+        meaning: "the key ran out while every member's promise kept it for us: take it again",
+        matches: retake,
+    },
     Rule {
         id: "safety.lost",
         meaning: "the store proves that the leader key is not ours: fence at once",
@@ -69,6 +75,22 @@ fn proven_lost(v: &View) -> bool {
         && !v.holds_key()
         && v.moved().is_none()
         && v.guard.burned != Some(tenure)
+}
+
+/// Nobody led in between (`core::failsafe`, 6); the supervisor's deadline runs on.
+fn retake(v: &View) -> Option<Outcome> {
+    if !failsafe::retakes(v) {
+        return None;
+    }
+    let record = pause::permission(v)?;
+    let synchronous = v.settings.synchronous_mode != SyncMode::Off;
+    let sync = v.cluster()?.sync.as_ref();
+    let sync_revision = synchronous.then(|| sync.map_or(0, |key| key.mod_revision));
+    Some(
+        Outcome::say(v, "acquired session lock as a leader")
+            .act(Action::AcquireLeader { sync_revision, record })
+            .wake(Duration::from_millis(100)),
+    )
 }
 
 fn lost(v: &View) -> Option<Outcome> {

@@ -13,8 +13,10 @@ mod tests;
 use serde_json::{Map, Value};
 
 pub use member::{MemberDocument, member_json, moved_only, tags};
-pub use records::timeline_json;
-pub use records::{failover_json, handover_json, history_json, pause_json, status_json, sync_json};
+pub use records::{
+    failover_json, failsafe_json, handover_json, history_json, pause_json, status_json, sync_json,
+    timeline_json,
+};
 
 use super::keys::Key;
 use crate::core::cluster::{Cluster, Initialize, Keyed, LeaderKey};
@@ -75,7 +77,7 @@ pub fn cluster(entries: &[Entry]) -> Cluster {
             Key::Failover => cluster.failover = entry.keyed(records::failover(text)),
             Key::Sync => cluster.sync = entry.keyed(records::sync(text)),
             Key::History => cluster.history = records::history(text),
-            Key::Failsafe => {}
+            Key::Failsafe => cluster.failsafe = entry.keyed(records::failsafe(text)),
             Key::Handover => {
                 cluster.handover = records::handover(text).and_then(|note| entry.keyed(note));
             }

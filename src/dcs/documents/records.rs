@@ -1,5 +1,7 @@
 //! The documents of the cluster as a whole: status, failover, sync, history, handover, pause.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -24,6 +26,18 @@ pub fn status_json(status: &Status) -> String {
         map.insert("retain_slots".into(), status.retain_slots.clone().into());
     }
     compact(&Value::Object(map))
+}
+
+/// `/failsafe` as stored.
+pub fn failsafe_json(members: &BTreeMap<String, String>) -> String {
+    let urls = members.iter().map(|(name, url)| (name.clone(), url.as_str().into()));
+    compact(&Value::Object(urls.collect()))
+}
+
+/// Names and URLs; whoever has no URL can promise nothing and is named all the same.
+pub(super) fn failsafe(text: &str) -> BTreeMap<String, String> {
+    let url = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    object(text).iter().map(|(name, value)| (name.clone(), url(value))).collect()
 }
 
 /// Also reads a bare position, which early releases of Patroni wrote.

@@ -1,0 +1,182 @@
+//! Failsafe mode over HTTP: a leader asks every other member not to lead, a member promises. What
+//! may be asked, promised and concluded is `core::failsafe`'s.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::api::client::{Answer, Client};
+use crate::api::snapshot::Reply;
+use crate::core::budget::Budget;
+use crate::core::cluster::Tenure;
+use crate::core::decision::Action;
+use crate::core::failsafe::{self, PROMISE_MAX, Plea, Refusal};
+use crate::core::guard::Phase;
+use crate::core::time::Boot;
+use crate::link::order::Order;
+use crate::postgres::conninfo;
+use crate::sys::clock;
+
+use super::drivers::Drivers;
+use super::events::Event;
+use super::executor::chain;
+use super::turn::Turn;
+
+/// The answer's header: for how long no campaign was promised. Patroni does not send it.
+const PROMISED: &str = "vigil-promise-ms";
+
+/// A round that failed is repeated after this.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Whom the last decision permits to ask.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seeking {
+    pub members: BTreeMap<String, String>,
+    pub until: Boot,
+}
+
+/// The standing order: while the store does not confirm the lease, promises are sought.
+///
+/// It runs beside the loop and the renewals: neither a batch of actions nor an endpoint of etcd
+/// that hangs holds it up. The last third of a ttl without a confirmation is enough of a sign; that
+/// leaves room for several rounds before the deadline, and a promise that turns out needless only
+/// delays others, by as much.
+pub async fn keep(d: Arc<Drivers>, mut seeking: watch::Receiver<Option<Arc<Seeking>>>) {
+    loop {
+        let order = seeking.borrow_and_update().clone();
+        let state = d.supervisor.state();
+        let led = state.tenure.zip(state.sent_at).zip(state.budget);
+        let now = clock::boot();
+        let pause = match (order, led) {
+            (Some(order), Some(((tenure, sent_at), budget)))
+                if state.phase == Phase::Leading && now < order.until =>
+            {
+                match sent_at.plus(budget.ttl / 3).since(now) {
+                    Duration::ZERO => round(&d, &order, tenure, budget).await,
+                    early => early.min(AGAIN),
+                }
+            }
+            _ => AGAIN,
+        };
+        if tokio::time::timeout(pause, seeking.changed()).await.is_ok_and(|ended| ended.is_err()) {
+            return;
+        }
+    }
+}
+
+/// Asks all of them at once. All deadlines count from before the first question.
+async fn round(d: &Drivers, seeking: &Seeking, tenure: Tenure, budget: Budget) -> Duration {
+    let asked_at = clock::boot();
+    let within = (budget.ttl / 10).clamp(Duration::from_millis(500), Duration::from_secs(2));
+    let plea = plea(d, budget.ttl);
+    let mut questions = JoinSet::new();
+    for (name, url) in seeking.members.clone() {
+        let (client, plea) = (d.peers(), plea.clone());
+        questions.spawn(async move {
+            let promised = ask(&client, &url, &plea, within, budget.ttl).await;
+            promised
+                .inspect_err(|why| tracing::warn!("{name} does not promise: {why}"))
+                .is_err()
+                .then_some(name)
+        });
+    }
+    let missing: Vec<String> = questions.join_all().await.into_iter().flatten().collect();
+    let complete = missing.is_empty();
+    // The loop learns first: a state of the supervisor that counts from here must not look like
+    // one that counts from the store's word.
+    let _ = d.events.send(Event::Promises { asked_at, missing }).await;
+    if !complete {
+        return AGAIN;
+    }
+    match d.supervisor.order(Order::Extend { tenure, sent_at: asked_at }).await {
+        Ok(_) => Duration::ZERO,
+        Err(error) => {
+            tracing::warn!("the promises of all members came to nothing: {error}");
+            AGAIN
+        }
+    }
+}
+
+/// Patroni's document, and how long the promise has to be.
+fn plea(d: &Drivers, ttl: Duration) -> Value {
+    let setup = d.setup();
+    let address = &setup.local.postgresql.connect_address;
+    let snapshot = d.snapshots.borrow().clone();
+    let slots = snapshot.cluster.as_ref().map(|c| c.status.slots.clone()).unwrap_or_default();
+    let slots = slots.into_iter().map(|(name, lsn)| (name, json!(lsn.0)));
+    json!({
+        "name": setup.local.name,
+        "conn_url": conninfo::url(&address.host, address.port, "postgres"),
+        "api_url": setup.local.restapi.api_url(),
+        "slots": Value::Object(slots.collect()),
+        "vigil": {"ttl_ms": u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)},
+    })
+}
+
+async fn ask(
+    client: &Client,
+    url: &str,
+    plea: &Value,
+    within: Duration,
+    wanted: Duration,
+) -> Result<(), String> {
+    let base = url.rsplit_once('/').map_or(url, |(base, _)| base);
+    let answer = client.post(&format!("{base}/failsafe"), plea, within).await;
+    let Answer { status, headers, body } = answer.map_err(|error| chain(&error))?;
+    if status != 200 || body != "Accepted" {
+        return Err(format!("{status} {}", body.as_str().unwrap_or_default()));
+    }
+    let promised = headers.get(PROMISED).and_then(|v| v.to_str().ok()?.parse().ok());
+    match promised.map(Duration::from_millis) {
+        Some(promised) if promised >= wanted => Ok(()),
+        Some(_) => Err("its promise is shorter than our lease".to_owned()),
+        None => Err("it accepted, but is no pgvigil and promised no time".to_owned()),
+    }
+}
+
+/// Answers `POST /failsafe`. In the loop, so that no decision to campaign falls in between.
+pub fn promise(turn: &mut Turn, body: &Value) -> Reply {
+    let Some(name) = body["name"].as_str() else { return Reply::error(400) };
+    let ttl = body["vigil"]["ttl_ms"].as_u64().map(Duration::from_millis);
+    let plea = Plea { name: name.to_owned(), ttl };
+    let now = clock::boot();
+    let view = turn.world.view(now, clock::wall());
+    match failsafe::promise(&view, &plea, campaigning(turn)) {
+        Ok(bound) => {
+            let length = bound.until.since(now);
+            turn.world.bind(bound);
+            let mut reply = Reply::text(200, "Accepted");
+            let length_ms = u64::try_from(length.as_millis()).unwrap_or(0);
+            reply.headers.push((PROMISED, length_ms));
+            reply.headers.extend(view.position().map(|lsn| ("lsn", lsn.0)));
+            tracing::info!("promised {name} not to lead for {length_ms} ms");
+            reply
+        }
+        Err(Refusal::Off) => Reply::error(502),
+        Err(Refusal::Leads) => Reply::text(500, "Running as a leader"),
+        Err(Refusal::Campaigns) => Reply::text(503, "Taking part in the leader race"),
+        Err(Refusal::Other(leader)) => Reply::text(500, format!("The leader is {leader}")),
+        Err(Refusal::TooLong) => {
+            let most = PROMISE_MAX.as_secs();
+            Reply::text(400, format!("No promise is given for more than {most} s"))
+        }
+    }
+}
+
+/// An acquiring transaction may be under way.
+fn campaigning(turn: &Turn) -> bool {
+    let takes = |a: &Action| {
+        matches!(
+            a,
+            Action::Campaign
+                | Action::AcquireLeader { .. }
+                | Action::TakeHandover { .. }
+                | Action::ConfirmOwn
+        )
+    };
+    turn.batch.is_some() && turn.last.as_ref().is_some_and(|d| d.actions.iter().any(takes))
+}
