@@ -18,6 +18,8 @@ need etcdctl etcd-client
 need protoc protobuf-compiler
 need cc gcc libc6-dev
 need ip iproute2
+need openssl openssl
+need curl curl
 need setpriv util-linux
 # Clients of a cluster, for the tests.
 need haproxy haproxy

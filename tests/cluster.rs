@@ -44,6 +44,12 @@ const SYNCHRONOUS: &[Scenario] = &[
 const ETCD_DOWN: &[Scenario] =
     &[("etcd down for 20 s", etcd_down_20_s), ("etcd down for 120 s", etcd_down_120_s)];
 
+const FAILSAFE: &[Scenario] = &[
+    ("failsafe, etcd down", failsafe_without_etcd),
+    ("failsafe, leader cut off from etcd", failsafe_cut_off),
+    ("failsafe, a member does not answer", failsafe_incomplete),
+];
+
 const PAUSE: &[Scenario] = &[
     ("etcd down in a pause", paused_without_etcd),
     ("isolated in a pause", paused_isolated),
@@ -103,6 +109,11 @@ fn postgresql_18() {
 #[test]
 fn etcd_down() {
     run("etcd down", Settings::default(), ETCD_DOWN);
+}
+
+#[test]
+fn failsafe() {
+    run("failsafe", Settings::default(), FAILSAFE);
 }
 
 #[test]
@@ -366,6 +377,76 @@ fn etcd_down_120_s(lab: &mut Lab) {
             let answer = lab.query(leader, "SELECT pg_is_in_recovery()").ok()?;
             (answer == [[Some("t".to_owned())]]).then_some(())
         });
+    });
+}
+
+/// The leader; the store names all members for it to ask.
+fn failsafe_leader(lab: &Lab) -> u8 {
+    configure(lab, r#"{"failsafe_mode":true}"#);
+    let leader = leader(lab);
+    wait_until("/failsafe", Duration::from_secs(30), || {
+        let answer = lab.get(leader, "/failsafe")?;
+        let named = answer.json().as_object().map(|members| members.len());
+        (named == Some(usize::from(lab.settings.members))).then_some(())
+    });
+    leader
+}
+
+fn in_failsafe(lab: &Lab, member: u8) -> bool {
+    let document = lab.get(member, "/patroni").map(|answer| answer.json()).unwrap_or_default();
+    document["failsafe_mode_is_active"] == true
+}
+
+fn failsafe_without_etcd(lab: &mut Lab) {
+    let leader = failsafe_leader(lab);
+    let (from, postmaster) = (lab.writer().now(), lab.member(leader).postmaster());
+    (1..=lab.settings.etcds).for_each(|n| lab.kill_etcd(n));
+    for _ in 0..3 {
+        let_pass(past_the_lease(lab));
+        assert_eq!(lab.wait_written(), leader);
+        assert!(lab.numbers().all(|n| in_failsafe(lab, n)), "failsafe_mode_is_active");
+        assert_eq!(lab.get(leader, "/primary").map(|answer| answer.status), Some(200));
+    }
+    (1..=lab.settings.etcds).for_each(|n| lab.start_etcd(n));
+    lab.wait_healthy("etcd is back", Duration::from_secs(60));
+    assert_untouched(lab, leader, postmaster, from);
+}
+
+/// The others see the key vanish and leave it to whom they promised.
+fn failsafe_cut_off(lab: &mut Lab) {
+    use crate::lab::net::Host;
+    let leader = failsafe_leader(lab);
+    let (from, postmaster) = (lab.writer().now(), lab.member(leader).postmaster());
+    for etcd in 1..=lab.settings.etcds {
+        lab.network.cut(Host::Member(leader), Host::Etcd(etcd));
+    }
+    let other = another(lab, leader);
+    wait_until("the key vanishes", Duration::from_secs(30), || {
+        lab.view(other)?.leader().is_none().then_some(())
+    });
+    let_pass(past_the_lease(lab));
+    assert_eq!(lab.wait_written(), leader);
+    lab.network.heal();
+    lab.wait_healthy("the leader has its key again", Duration::from_secs(60));
+    assert_untouched(lab, leader, postmaster, from);
+}
+
+/// One promise is missing: the leader is fenced in time, and goes on when etcd is back.
+fn failsafe_incomplete(lab: &mut Lab) {
+    let leader = failsafe_leader(lab);
+    let silent = another(lab, leader);
+    lab.isolate(silent);
+    (1..=lab.settings.etcds).for_each(|n| lab.kill_etcd(n));
+    wait_phase(lab, leader, "frozen");
+    let newest = lab.writer().newest().expect("a row").acked;
+    let_pass(past_the_lease(lab));
+    assert_eq!(lab.writer().newest().expect("a row").acked, newest, "a row past the lease");
+    lab.network.heal();
+    (1..=lab.settings.etcds).for_each(|n| lab.start_etcd(n));
+    lab.wait_healthy("all are back", Duration::from_secs(90));
+    configure(lab, r#"{"failsafe_mode":null}"#);
+    wait_until("no /failsafe", Duration::from_secs(30), || {
+        (lab.get(leader, "/failsafe")?.status == 502).then_some(())
     });
 }
 

@@ -12,6 +12,7 @@ mod health;
 mod lab;
 mod methods;
 mod mixed;
+mod openapi;
 mod outside;
 mod postgres;
 mod replication;

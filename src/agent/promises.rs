@@ -2,6 +2,9 @@
 //! may be asked, promised and concluded is `core::failsafe`'s.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +17,15 @@ use crate::api::snapshot::Reply;
 use crate::core::budget::Budget;
 use crate::core::cluster::Tenure;
 use crate::core::decision::Action;
-use crate::core::failsafe::{self, PROMISE_MAX, Plea, Refusal};
+use crate::core::failsafe::{self, Bound, Known, PROMISE_MAX, Plea, Refusal};
 use crate::core::guard::Phase;
 use crate::core::time::Boot;
 use crate::link::order::Order;
 use crate::postgres::conninfo;
+use crate::postgres::durable::{self, FileError};
 use crate::sys::clock;
 
-use super::drivers::Drivers;
+use super::drivers::{Drivers, Setup};
 use super::events::Event;
 use super::executor::chain;
 use super::turn::Turn;
@@ -138,6 +142,71 @@ async fn ask(
     }
 }
 
+/// What the next agent of this machine must know. It stands in memory, because a disk that hangs
+/// would cost another member its promise: after a boot of the machine it is gone, and the first
+/// agent waits `PROMISE_MAX` instead.
+struct Note {
+    started_at: Boot,
+    bound: Option<Bound>,
+}
+
+impl Note {
+    fn of(turn: &Turn) -> Note {
+        let Known { started_at, bound, .. } = turn.world.promises().clone();
+        Note { started_at, bound }
+    }
+
+    fn write(&self, setup: &Setup) -> Result<(), FileError> {
+        let (until, to) = self.bound.as_ref().map_or((0, ""), |b| (b.until.0, b.to.as_str()));
+        let text = format!("{} {} {until} {to}\n", boot_id(), self.started_at.0);
+        durable::write(&note_path(setup), text.as_bytes(), Some(0o600)).map(drop)
+    }
+
+    /// `None`: there is none of this boot of the machine, or it is not ours.
+    fn read(setup: &Setup) -> Option<Note> {
+        let path = note_path(setup);
+        let own = std::fs::metadata(&path).ok()?.uid() == nix::unistd::geteuid().as_raw();
+        let text = durable::read(&path, 4096).ok().flatten().filter(|_| own)?;
+        Note::parse(&text, &boot_id())
+    }
+
+    fn parse(text: &str, boot_id: &str) -> Option<Note> {
+        let mut words = text.trim_end_matches('\n').splitn(4, ' ');
+        (words.next()? == boot_id && !boot_id.is_empty()).then_some(())?;
+        let started_at = Boot(words.next()?.parse().ok()?);
+        let until = Boot(words.next()?.parse().ok()?);
+        let to = words.next()?.to_owned();
+        Some(Note { started_at, bound: (until.0 > 0).then_some(Bound { to, until }) })
+    }
+}
+
+/// Per data directory: members of several clusters may share a machine.
+fn note_path(setup: &Setup) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    setup.data_dir().hash(&mut hasher);
+    PathBuf::from(format!("/dev/shm/pgvigil-promise-{:016x}", hasher.finish()))
+}
+
+fn boot_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// What an agent that begins now is bound by.
+pub fn recall(setup: &Setup) -> Known {
+    if let Some(Note { started_at, bound }) = Note::read(setup) {
+        return Known { started_at, bound, ..Known::default() };
+    }
+    let started_at = clock::boot();
+    // Without it the next agent waits, too: nothing is lost but time.
+    if setup.settings().failsafe_mode
+        && let Err(error) = (Note { started_at, bound: None }).write(setup)
+    {
+        tracing::warn!("the next agent will not know of promises: {}", chain(&error));
+    }
+    Known { started_at, ..Known::default() }
+}
+
 /// Answers `POST /failsafe`. In the loop, so that no decision to campaign falls in between.
 pub fn promise(turn: &mut Turn, body: &Value) -> Reply {
     let Some(name) = body["name"].as_str() else { return Reply::error(400) };
@@ -149,6 +218,11 @@ pub fn promise(turn: &mut Turn, body: &Value) -> Reply {
         Ok(bound) => {
             let length = bound.until.since(now);
             turn.world.bind(bound);
+            if let Err(error) = Note::of(turn).write(&turn.drivers.setup()) {
+                let why = format!("the promise would not outlive this agent: {}", chain(&error));
+                tracing::error!("{why}");
+                return Reply::text(503, why);
+            }
             let mut reply = Reply::text(200, "Accepted");
             let length_ms = u64::try_from(length.as_millis()).unwrap_or(0);
             reply.headers.push((PROMISED, length_ms));
@@ -179,4 +253,22 @@ fn campaigning(turn: &Turn) -> bool {
         )
     };
     turn.batch.is_some() && turn.last.as_ref().is_some_and(|d| d.actions.iter().any(takes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_counts_for_one_boot_of_the_machine() {
+        let note = Note::parse("boot 5 9 a b\n", "boot").unwrap();
+        assert_eq!(note.started_at, Boot(5));
+        assert_eq!(note.bound, Some(Bound { to: "a b".into(), until: Boot(9) }));
+        assert_eq!(Note::parse("boot 5 0 \n", "boot").map(|n| n.bound), Some(None));
+        for (text, boot_id) in
+            [("boot 5 9 a", "other"), ("boot 5", "boot"), ("", ""), (" 5 9 a", "")]
+        {
+            assert!(Note::parse(text, boot_id).is_none(), "{text:?}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::api::peer::PeerStatus;
 use crate::api::restart::{self, ReinitializePlan, RestartPlan};
 use crate::api::snapshot::{Command, Reply, Request, Snapshot};
 use crate::config;
+use crate::core::time::Boot;
 use crate::dcs::{Compare, Key, Write, documents};
 use crate::link::order::JobKind;
 use crate::sys::clock;
@@ -30,7 +31,7 @@ pub fn handle(turn: &mut Turn, request: Request) {
     let drivers = turn.drivers.clone();
     let answer = match command {
         Command::Restart(body) => match ask_restart(turn, &snapshot, &body) {
-            Ok(()) => return turn.restart_waiters.push(reply),
+            Ok(until) => return turn.restart_waiters.push((reply, until)),
             Err(answer) => answer,
         },
         Command::DeleteRestart => restart::deleted(turn.scheduled_restart.take().is_some()),
@@ -74,7 +75,8 @@ fn spawn(reply: oneshot::Sender<Reply>, work: impl Future<Output = Reply> + Send
     tokio::spawn(async move { send(reply, work.await) });
 }
 
-fn ask_restart(turn: &mut Turn, snapshot: &Snapshot, body: &Value) -> Result<(), Reply> {
+/// Begun: until when the answer waits.
+fn ask_restart(turn: &mut Turn, snapshot: &Snapshot, body: &Value) -> Result<Option<Boot>, Reply> {
     let plan = restart::parse_restart(body, snapshot.settings.paused, clock::wall())?;
     if plan.schedule.is_some() {
         if turn.scheduled_restart.is_some() {
@@ -83,7 +85,8 @@ fn ask_restart(turn: &mut Turn, snapshot: &Snapshot, body: &Value) -> Result<(),
         turn.scheduled_restart = Some(plan);
         return Err(restart::scheduled());
     }
-    begin_restart(turn, snapshot, &plan)
+    begin_restart(turn, snapshot, &plan)?;
+    Ok(plan.timeout.map(|timeout| clock::boot().plus(timeout)))
 }
 
 /// Turns a restart that is due into a wish, if its conditions hold.

@@ -83,7 +83,7 @@ pub struct Turn {
     pub wake_at: Boot,
     pub options: watch::Sender<Arc<RestOptions>>,
     /// Requests that wait for a restart to end.
-    pub restart_waiters: Vec<oneshot::Sender<Reply>>,
+    pub restart_waiters: Vec<RestartWaiter>,
     pub scheduled_restart: Option<RestartPlan>,
     pub slots: SlotMemory,
     pub callbacks: Callbacks,
@@ -92,6 +92,9 @@ pub struct Turn {
     /// The timeline whose first checkpoint was asked for.
     pub checkpointed: Option<u32>,
 }
+
+/// A request that waits for a restart, and until when (`timeout`).
+pub type RestartWaiter = (oneshot::Sender<Reply>, Option<Boot>);
 
 /// Why the loop ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -321,10 +324,15 @@ impl Turn {
     fn finish_restarts(&mut self) {
         let ended = !self.world.wishes.restart && !self.world.memory.restarting;
         if ended {
-            for waiter in self.restart_waiters.drain(..) {
+            for (waiter, _) in self.restart_waiters.drain(..) {
                 // The client may be gone.
                 let _ = waiter.send(restart::done());
             }
+        }
+        let late =
+            |waiter: &mut RestartWaiter| waiter.1.is_some_and(|until| clock::boot() >= until);
+        for (waiter, _) in self.restart_waiters.extract_if(.., late) {
+            let _ = waiter.send(restart::still_starting());
         }
         let due = |plan: &mut RestartPlan| plan.schedule.is_some_and(|at| at <= clock::wall());
         if let Some(plan) = self.scheduled_restart.take_if(due) {

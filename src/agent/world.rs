@@ -18,13 +18,13 @@ use crate::core::view::{
 };
 use crate::link::order::JobKind;
 use crate::link::state::{ExitStatus, Means, State};
-use crate::sys::clock;
 
 use super::drivers::Setup;
 use super::events::{Event, Fact};
 use super::inspect::Inspection;
 use super::lease::{Held, decode_capsule};
 use super::progress::Copied;
+use super::promises;
 use super::volume::Room;
 
 /// Three probes in a row without an answer make a server silent, one does not: a checkpoint or a
@@ -94,7 +94,7 @@ impl World {
     /// that an earlier agent left in its capsule.
     pub fn new(setup: &Setup, link: Arc<State>) -> World {
         let held = decode_capsule(&link.capsule);
-        let failsafe = Known { started_at: clock::boot(), ..Known::default() };
+        let failsafe = promises::recall(setup);
         World {
             name: setup.local.name.clone(),
             tags: setup.local.tags.clone(),
@@ -296,6 +296,10 @@ impl World {
     /// PostgreSQL is there and does not answer.
     pub fn silent(&self) -> bool {
         self.probes_missed >= PROBES_MISSED
+    }
+
+    pub fn promises(&self) -> &Known {
+        &self.store.failsafe
     }
 
     /// From here on no campaign until then.

@@ -14,6 +14,28 @@ use super::view::View;
 /// Query parameters, the first of each name.
 pub type Query = BTreeMap<String, String>;
 
+/// The paths that mean something. Others fail, unless one of these words is part of them.
+pub const CHECKS: &[&str] = &[
+    "/",
+    "/primary",
+    "/master",
+    "/read-write",
+    "/leader",
+    "/standby-leader",
+    "/standby_leader",
+    "/replica",
+    "/read-only",
+    "/sync",
+    "/synchronous",
+    "/quorum",
+    "/async",
+    "/asynchronous",
+    "/read-only-quorum",
+    "/read-only-sync",
+    "/read-only-synchronous",
+    "/health",
+];
+
 /// Whether the check that this path stands for passes. Names are matched as substrings, in
 /// Patroni's order; a path that means nothing fails.
 pub fn passes(path: &str, query: &Query, view: &View) -> bool {
@@ -188,6 +210,8 @@ mod tests {
             ("/readiness", "200 200 200 200 200 503"),
             ("/nosuch /switchover", "503 503 503 503 503 503"),
         ];
+        let named: Vec<&str> = table.iter().flat_map(|(paths, _)| paths.split(' ')).collect();
+        assert!(CHECKS.iter().all(|path| named.contains(path)), "{named:?}");
         for (paths, codes) in table {
             for path in paths.split(' ') {
                 for (i, (member, code)) in members.iter().zip(codes.split(' ')).enumerate() {

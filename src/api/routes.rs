@@ -92,29 +92,66 @@ fn get(path: &str, query: Option<&str>, shared: &Shared) -> Answer {
     let snapshot = shared.snapshot.borrow().clone();
     let view = View::new(&snapshot, clock::boot());
     let query = parse_query(query);
-    match first_segment(path) {
-        "liveness" => bare(health::is_alive(&view)),
-        "readiness" => bare(health::is_ready(&query, &view)),
-        "patroni" => document(200, &status::document(&view)),
-        "metrics" => text(200, metrics::page(&view), "text/plain"),
-        "cluster" => of_cluster(&view, |cluster| {
+    let segment = first_segment(path);
+    match READS.iter().find(|(name, _)| *name == segment).map(|(_, read)| *read) {
+        Some(Read::Liveness) => bare(health::is_alive(&view)),
+        Some(Read::Readiness) => bare(health::is_ready(&query, &view)),
+        Some(Read::Patroni) => document(200, &status::document(&view)),
+        Some(Read::Metrics) => text(200, metrics::page(&view), "text/plain"),
+        Some(Read::Cluster) => of_cluster(&view, |cluster| {
             document(200, &cluster::document(cluster, mode(&snapshot), &snapshot.scope))
         }),
-        "history" => of_cluster(&view, |cluster| document(200, &history(&cluster.history))),
-        "config" => of_cluster(&view, |cluster| match config(cluster) {
+        Some(Read::History) => {
+            of_cluster(&view, |cluster| document(200, &history(&cluster.history)))
+        }
+        Some(Read::Config) => of_cluster(&view, |cluster| match config(cluster) {
             Some(config) => document(200, &config),
             None => error(502, "GET"),
         }),
-        "failsafe" => match &snapshot.failsafe {
+        Some(Read::Failsafe) => match &snapshot.failsafe {
             Some(members) => document(200, members),
             None => error(502, "GET"),
         },
-        "explain" => document(200, &explain(&snapshot)),
-        _ => {
+        Some(Read::Explain) => document(200, &explain(&snapshot)),
+        None => {
             let passes = health::passes(path, &query, &view);
             document(if passes { 200 } else { 503 }, &status::document(&view))
         }
     }
+}
+
+/// A question that is no health check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    Liveness,
+    Readiness,
+    Patroni,
+    Metrics,
+    Cluster,
+    History,
+    Config,
+    Failsafe,
+    Explain,
+}
+
+const READS: &[(&str, Read)] = &[
+    ("liveness", Read::Liveness),
+    ("readiness", Read::Readiness),
+    ("patroni", Read::Patroni),
+    ("metrics", Read::Metrics),
+    ("cluster", Read::Cluster),
+    ("history", Read::History),
+    ("config", Read::Config),
+    ("failsafe", Read::Failsafe),
+    ("explain", Read::Explain),
+];
+
+/// Every method and path that means something: what docs/openapi.yaml has to describe.
+pub fn routes() -> impl Iterator<Item = (&'static str, String)> {
+    let checks = health::CHECKS.iter().map(|path| ("GET", (*path).to_owned()));
+    let reads = READS.iter().map(|(name, _)| ("GET", format!("/{name}")));
+    let writes = WRITES.iter().map(|(method, name, _)| (*method, format!("/{name}")));
+    checks.chain(reads).chain(writes)
 }
 
 /// What the store said, or 503 when that is too old to be repeated.
@@ -179,24 +216,26 @@ enum Write {
     Mpp,
 }
 
+const WRITES: &[(&str, &str, Write)] = &[
+    ("PATCH", "config", Write::PatchConfig),
+    ("PUT", "config", Write::PutConfig),
+    ("POST", "reload", Write::Reload),
+    ("POST", "restart", Write::Restart),
+    ("DELETE", "restart", Write::DeleteRestart),
+    ("POST", "reinitialize", Write::Reinitialize),
+    ("POST", "switchover", Write::Switchover),
+    ("POST", "failover", Write::Failover),
+    ("DELETE", "switchover", Write::DeleteSwitchover),
+    ("POST", "failsafe", Write::Failsafe),
+    ("POST", "sigterm", Write::Sigterm),
+    ("POST", "citus", Write::Citus),
+    ("POST", "mpp", Write::Mpp),
+];
+
 impl Write {
     fn find(method: &Method, path: &str) -> Option<Write> {
-        match (method.as_str(), first_segment(path)) {
-            ("PATCH", "config") => Some(Write::PatchConfig),
-            ("PUT", "config") => Some(Write::PutConfig),
-            ("POST", "reload") => Some(Write::Reload),
-            ("POST", "restart") => Some(Write::Restart),
-            ("DELETE", "restart") => Some(Write::DeleteRestart),
-            ("POST", "reinitialize") => Some(Write::Reinitialize),
-            ("POST", "switchover") => Some(Write::Switchover),
-            ("POST", "failover") => Some(Write::Failover),
-            ("DELETE", "switchover") => Some(Write::DeleteSwitchover),
-            ("POST", "failsafe") => Some(Write::Failsafe),
-            ("POST", "sigterm") => Some(Write::Sigterm),
-            ("POST", "citus") => Some(Write::Citus),
-            ("POST", "mpp") => Some(Write::Mpp),
-            _ => None,
-        }
+        let wanted = (method.as_str(), first_segment(path));
+        WRITES.iter().find(|(method, name, _)| (*method, *name) == wanted).map(|found| found.2)
     }
 
     /// The command with its body; `Err` is the status of the error page.

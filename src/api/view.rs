@@ -129,11 +129,8 @@ impl<'a> View<'a> {
         self.probe?.wal_receiver.as_ref()?.latest_end_lsn
     }
 
-    /// Nobody leads, as far as is known. In failsafe mode somebody does, whatever the store says.
     pub fn is_unlocked(&self) -> bool {
-        let failsafe = self.snapshot.failsafe_active;
-        !failsafe
-            && self.cluster.is_none_or(|c| c.leader.as_ref().is_none_or(|l| l.name.is_empty()))
+        self.cluster.is_none_or(|c| c.leader.as_ref().is_none_or(|l| l.name.is_empty()))
     }
 }
 

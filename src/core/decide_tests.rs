@@ -55,7 +55,7 @@ fn member(name: &str, role: &str) -> Member {
 }
 
 /// Three members, alpha leads.
-fn cluster() -> Cluster {
+pub fn cluster() -> Cluster {
     let members =
         [member("alpha", "primary"), member("beta", "replica"), member("gamma", "replica")];
     Cluster {

@@ -14,6 +14,8 @@ pub mod decide;
 mod decide_tests;
 pub mod decision;
 pub mod failsafe;
+#[cfg(test)]
+mod failsafe_tests;
 pub mod guard;
 pub mod health;
 pub mod lsn;

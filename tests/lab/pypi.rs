@@ -16,6 +16,16 @@ pub fn patroni(base: &Path) -> Result<Vec<String>, String> {
     Ok(vec![python.display().to_string(), "-m".to_owned(), "patroni".to_owned()])
 }
 
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
+
+/// The start of schemathesis' command line: it reads an OpenAPI description and fuzzes a server.
+pub fn schemathesis(base: &Path) -> Result<Vec<String>, String> {
+    let environment = copy(base, "schemathesis", &[SCHEMATHESIS])?;
+    let python = environment.join("bin/python").display().to_string();
+    let script = environment.join("bin/schemathesis").display().to_string();
+    Ok(vec![python, script])
+}
+
 /// PostgreSQL 18's `bin`.
 pub fn postgresql_18(base: &Path) -> Result<PathBuf, String> {
     let environment = copy(base, "postgresql-18", &["--no-deps", POSTGRESQL])?;

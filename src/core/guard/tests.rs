@@ -610,3 +610,39 @@ fn only_a_standby_or_a_paused_leader_goes_on_alone() {
     run.ok(10, Event::Campaign);
     run.refused(10, Event::Leave);
 }
+
+/// Promises extend a deadline that runs, and nothing else.
+#[test]
+fn promises_extend_only_a_running_deadline() {
+    let promise = |n, sent_ms| Event::Extend { tenure: tenure(n), sent_at: at(sent_ms) };
+    let mut run = Run::primary();
+    run.refused(3000, promise(2, 2000));
+    run.refused(3000, promise(1, 4000));
+    run.ok(3000, promise(1, 2000));
+    run.is(Phase::Leading, "A");
+    assert_eq!(run.guard.deadline(), Some(at(2000).plus(budget(BUDGET_MS).t1)));
+    assert_eq!(run.guard.lease().map(|l| (l.sent_at, l.ttl)), Some((at(2000), ms(BUDGET_MS))));
+    run.refused(3000, promise(1, 1000));
+    // Again and again, far beyond the lease itself.
+    for second in 1..60 {
+        run.ok(3000 + second * 1000, promise(1, 2500 + second * 1000));
+    }
+    run.is(Phase::Leading, &"A".repeat(59));
+    // The store answers: the key ran out and was taken again, another tenure of ours.
+    run.ok(63_000, proof(5, 62_900));
+    run.is(Phase::Leading, "A");
+    run.refused(63_100, promise(1, 63_050));
+
+    let mut late = Run::primary();
+    let deadline_ms = 8900;
+    late.refused(deadline_ms, promise(1, deadline_ms - 100));
+    late.is(Phase::Frozen, "AF");
+    late.ok(deadline_ms + 20, group(true, true));
+    late.refused(deadline_ms + 30, promise(1, deadline_ms + 25));
+    // Only the store's word thaws.
+    late.out.clear();
+    late.ok(deadline_ms + 50, proof(1, deadline_ms + 40));
+    late.is(Phase::Leading, "AT");
+    let mut candidate = Run::new();
+    candidate.refused(0, promise(1, 0));
+}
