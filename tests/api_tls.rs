@@ -14,7 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
-const PROMPTLY: Duration = Duration::from_secs(5);
+const PROMPTLY: Duration = Duration::from_secs(30);
 
 /// Certificates in a directory of their own.
 struct Pki(TempDir);

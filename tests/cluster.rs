@@ -113,7 +113,9 @@ fn etcd_down() {
 
 #[test]
 fn failsafe() {
-    run("failsafe", Settings::default(), FAILSAFE);
+    // Longer than usual: three rounds of questions shall fit before the deadline of a busy machine.
+    let times = Settings { ttl: 15, loop_wait: 2, retry_timeout: 4, ..Settings::default() };
+    run("failsafe", times, FAILSAFE);
 }
 
 #[test]

@@ -113,10 +113,9 @@ impl Drivers {
         events: mpsc::Sender<Event>,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         setup: Setup,
-        peers: Client,
-    ) -> Arc<Drivers> {
-        Arc::new(Drivers {
-            peers: Mutex::new(peers),
+    ) -> Result<Arc<Drivers>, TlsError> {
+        Ok(Arc::new(Drivers {
+            peers: Mutex::new(peer_client(&setup.local)?),
             origin,
             dcs,
             supervisor,
@@ -129,7 +128,7 @@ impl Drivers {
             jobs: AtomicU32::new(0),
             callbacks: Default::default(),
             cached: Mutex::new(0),
-        })
+        }))
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, (Arc<Setup>, i64, bool)> {
@@ -236,7 +235,7 @@ impl Drivers {
 }
 
 /// Who we are to other members.
-pub fn peer_client(local: &Local) -> Result<Client, TlsError> {
+fn peer_client(local: &Local) -> Result<Client, TlsError> {
     let known = local.peer_credentials();
     let credentials =
         known.map(|c| Credentials { username: c.username.clone(), password: c.password.clone() });

@@ -2,7 +2,7 @@
 //! publish its position, keep slots and history; and bring changed configuration to the server.
 //! None of it is urgent, none of it may hold a decision up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 

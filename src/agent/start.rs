@@ -24,7 +24,7 @@ use crate::sys::clock;
 use crate::telemetry;
 
 use super::callbacks::Callbacks;
-use super::drivers::{Drivers, Origin, Setup, peer_client};
+use super::drivers::{Drivers, Origin, Setup};
 use super::events::Event;
 use super::executor::chain;
 use super::lease::{Leases, decode_capsule};
@@ -182,7 +182,6 @@ async fn prepare(
     let postgres_path = server::check_binaries(&setup).map_err(|e| refuse(&e))?;
     preflight::check(&setup).map_err(|e| refuse(&e))?;
     let options = RestOptions::new(&setup.local.restapi).map_err(|e| refuse(&e))?;
-    let peers = peer_client(&setup.local).map_err(|e| refuse(&e))?;
     let listen = &setup.local.restapi.listen;
     // The port of an agent that just died is free in a moment; another program's is not.
     let listener = bind(&listen.host, listen.port).await.map_err(|e| refuse(&e))?;
@@ -207,7 +206,8 @@ async fn prepare(
     }
     let leases = Leases::new(dcs.clone(), supervisor.clone(), known, events.clone());
     let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
-    let drivers = Drivers::new(origin, dcs, supervisor, leases, events, snapshots, setup, peers);
+    let drivers = Drivers::new(origin, dcs, supervisor, leases, events, snapshots, setup)
+        .map_err(|e| refuse(&e))?;
     Ok(Prepared { drivers, snapshot, listener, options: Arc::new(options) })
 }
 

@@ -277,7 +277,7 @@ async fn change(
 ) -> Answer {
     let method = request.method().to_string();
     let access = shared.options.borrow().access.clone();
-    if let Err(refusal) = admit(write, &access, client, &request, shared).await {
+    if let Some(refusal) = refusal(write, &access, client, &request, shared).await {
         return refusal;
     }
     let command = match write.read(request).await {
@@ -298,33 +298,32 @@ async fn change(
     answer
 }
 
-/// Patroni's order: the address, the certificate, name and password.
-async fn admit(
+/// Why this client may not; in Patroni's order: the address, the certificate, name and password.
+async fn refusal(
     write: Write,
     access: &Access,
     client: Client,
     request: &Request<Incoming>,
     shared: &Shared,
-) -> Result<(), Answer> {
+) -> Option<Answer> {
     // Patroni never checks this one, and members of old releases send nothing that could be.
     if write == Write::Mpp {
-        return Ok(());
+        return None;
     }
     // A leader asks for a promise when the store, which has the list of members, is away.
     let members = (write != Write::Failsafe).then(|| member_hosts(shared));
     if !access.admits(client.address, members.as_deref()).await {
-        return Err(text(403, "Access is denied", HTML));
+        return Some(text(403, "Access is denied", HTML));
     }
     if access.certificate && !client.certified {
-        return Err(text(403, "client certificate required", HTML));
+        return Some(text(403, "client certificate required", HTML));
     }
     let header = request.headers().get(hyper::header::AUTHORIZATION);
-    access.authenticates(header.map(HeaderValue::as_bytes)).map_err(|reason| {
-        let mut answer = text(401, reason, HTML);
-        let realm = HeaderValue::from_static("Basic realm=\"Patroni\"");
-        answer.headers_mut().insert(WWW_AUTHENTICATE, realm);
-        answer
-    })
+    let reason = access.authenticates(header.map(HeaderValue::as_bytes)).err()?;
+    let mut answer = text(401, reason, HTML);
+    let realm = HeaderValue::from_static("Basic realm=\"Patroni\"");
+    answer.headers_mut().insert(WWW_AUTHENTICATE, realm);
+    Some(answer)
 }
 
 /// The agent's reply, or 503 when it has too much to do, gave up or takes too long.

@@ -46,7 +46,7 @@ impl Supervisor {
             }
             Order::Withdraw => self.order(Event::Withdraw),
             Order::Confirm(confirmation) => self.order(Event::Confirm(confirmation)),
-            Order::Extend { tenure, sent_at } => self.order(Event::Extend { tenure, sent_at }),
+            Order::Extend { tenure, sent_at } => self.order(Event::Extend(tenure, sent_at)),
             Order::LeaseLost { tenure } => self.order(Event::LeaseLost(tenure)),
             Order::StartStandby(command) => self.start(Event::StartStandby, &command),
             Order::StartPrimary(command) => self.start(Event::StartPrimary, &command),

@@ -10,7 +10,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::Value;
 
 use crate::api::auth::Credentials;
-use crate::api::client;
+use crate::api::client::Client;
 use crate::config::{self, Effective, Local, Role};
 use crate::core::budget::Budget;
 use crate::core::cluster::Cluster;
@@ -109,12 +109,11 @@ impl Known {
     }
 
     async fn ask_member(local: &Local) -> Option<Value> {
-        let url = format!("http://{}/patroni", local.restapi.connect_address);
-        let own = local.restapi.authentication.as_ref();
+        let own = local.peer_credentials();
         let credentials =
             own.map(|c| Credentials { username: c.username.clone(), password: c.password.clone() });
-        let (_, document) =
-            client::get_json(&url, ANSWER_WITHIN, credentials.as_ref()).await.ok()?;
+        let client = Client::new(credentials, &local.ctl.tls).ok()?;
+        let document = client.get(&local.restapi.api_url(), ANSWER_WITHIN).await.ok()?.body;
         let name = document["patroni"]["name"].as_str();
         (name == Some(&local.name) && document.get("vigil").is_some()).then_some(document)
     }

@@ -121,11 +121,8 @@ pub enum Event {
     Campaign,
     Withdraw,
     Confirm(Confirmation),
-    /// Every member promised not to lead, the first one asked at `sent_at`.
-    Extend {
-        tenure: Tenure,
-        sent_at: Boot,
-    },
+    /// Every member promised not to lead, the first one asked at this instant.
+    Extend(Tenure, Boot),
     LeaseLost(Tenure),
     StartStandby,
     StartPrimary,
@@ -345,7 +342,7 @@ impl Guard {
             Event::Campaign => return self.campaign(out),
             Event::Withdraw => return self.withdraw(out),
             Event::Confirm(confirmation) => return self.confirm(confirmation, now, out),
-            Event::Extend { tenure, sent_at } => return self.extend(tenure, sent_at, now, out),
+            Event::Extend(tenure, sent_at) => return self.extend(tenure, sent_at, now, out),
             Event::LeaseLost(tenure) => self.lease_lost(tenure, now, out),
             Event::StartStandby => return self.start_standby(out),
             Event::StartPrimary => return self.start_primary(now, out),

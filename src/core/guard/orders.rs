@@ -135,18 +135,15 @@ impl Guard {
         now: Boot,
         out: &mut Vec<Effect>,
     ) -> Answer {
-        let (Phase::Leading, Some(lease), Some(budget)) = (self.phase, self.lease, self.budget)
-        else {
-            return refuse("promises of members extend only a deadline that runs");
-        };
-        if lease.tenure != tenure {
-            return refuse("the promises were given to another tenure");
+        match (self.phase, self.lease, self.budget) {
+            (Phase::Leading, Some(lease), Some(budget))
+                if lease.tenure == tenure && (lease.sent_at..=now).contains(&sent_at) =>
+            {
+                self.accept(Confirmation { sent_at, ttl: budget.ttl, ..lease }, budget, now, out);
+                Ok(())
+            }
+            _ => refuse("promises extend only a running deadline of their own tenure"),
         }
-        if sent_at > now || sent_at < lease.sent_at {
-            return refuse("the promises are not newer than the last confirmation");
-        }
-        self.accept(Confirmation { sent_at, ttl: budget.ttl, ..lease }, budget, now, out);
-        Ok(())
     }
 
     fn accept(&mut self, new: Confirmation, budget: Budget, now: Boot, out: &mut Vec<Effect>) {

@@ -614,7 +614,7 @@ fn only_a_standby_or_a_paused_leader_goes_on_alone() {
 /// Promises extend a deadline that runs, and nothing else.
 #[test]
 fn promises_extend_only_a_running_deadline() {
-    let promise = |n, sent_ms| Event::Extend { tenure: tenure(n), sent_at: at(sent_ms) };
+    let promise = |n, sent_ms| Event::Extend(tenure(n), at(sent_ms));
     let mut run = Run::primary();
     run.refused(3000, promise(2, 2000));
     run.refused(3000, promise(1, 4000));
