@@ -61,7 +61,7 @@ enum Command {
         /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
         config: Option<PathBuf>,
     },
-    /// Play a cluster under faults: --seed N, --seeds COUNT [--seed BASE], or a written SCENARIO.txt
+    /// Play a cluster under faults: --seed N, --seeds COUNT [--seed BASE], or a SCENARIO.txt
     #[command(disable_help_flag = true)]
     Sim {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

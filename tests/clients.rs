@@ -157,8 +157,8 @@ fn prometheus(lab: &Lab) -> Beside {
     let targets: Vec<String> =
         lab.numbers().map(|n| format!("'{}'", Host::Member(n).socket(8008))).collect();
     let text = format!(
-        "global:\n  scrape_interval: 1s\nscrape_configs:\n- job_name: patroni\n  static_configs:\n  \
-         - targets: [{}]\n",
+        "global:\n  scrape_interval: 1s\nscrape_configs:\n- job_name: patroni\n  \
+         static_configs:\n  - targets: [{}]\n",
         targets.join(", ")
     );
     let file = lab.directory().join("prometheus.yml");
@@ -237,7 +237,8 @@ fn lists_are_parsed(lab: &mut Lab) {
                    members = json.load(sys.stdin)\n\
                    print([m['Member'] for m in members if m['Role'] == 'Leader'][0])\n\
                    assert all(m['State'] in ('running', 'streaming') for m in members)\n\
-                   assert all(m.get('Replay Lag', 0) == 0 or m['Role'] != 'Leader' for m in members)";
+                   leads = lambda m: m['Role'] == 'Leader'\n\
+                   assert all(m.get('Replay Lag', 0) == 0 or not leads(m) for m in members)";
     let command = ["/usr/bin/python3", "-c", program].map(str::to_owned);
     let said = lab.at_client(&command, &list);
     assert_eq!((said.code, said.out.trim()), (Some(0), leader.as_str()), "{said:?}\n{list}");

@@ -144,7 +144,7 @@ impl Drivers {
     pub fn take_dynamic(self: &Arc<Self>, cluster: &Cluster, patroni_members: bool) -> bool {
         let Some(stored) = &cluster.config else { return false };
         let mut slot = self.locked();
-        // With the last Patroni's going, or the first one's coming, the same text means other times.
+        // When the last Patroni goes, or the first one comes, the same text means other times.
         let same_floor = slot.2 == patroni_members;
         if slot.1 == stored.mod_revision && same_floor {
             return false;

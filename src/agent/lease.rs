@@ -203,7 +203,7 @@ impl Leases {
         let both = Held { lease: Some(old), next: Some(next) };
         self.remember(&mut held, both).await?;
         if next.ttl < old.ttl {
-            // The shorter deadline counts from the last confirmation: an old one would freeze at once.
+            // The shorter deadline counts from the last confirmation: an old one freezes at once.
             self.confirm_held(&mut held, within).await?;
             self.supervisor.order(Order::Retune { ttl: next.ttl }).await?;
             self.shorten_device(&mut held, within).await?;

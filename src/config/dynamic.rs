@@ -196,7 +196,8 @@ mod tests {
             );
         }
         let right = json!({"ttl": 30, "unknown": 1, "synchronous_mode": "quorum", "pause": true,
-            "maximum_lag_on_failover": "16MB", "slots": {"a": null}, "standby_cluster": {"host": "a"},
+            "maximum_lag_on_failover": "16MB", "slots": {"a": null},
+            "standby_cluster": {"host": "a"},
             "postgresql": {"parameters": {"max_connections": 50, "wal_level": null},
                            "use_pg_rewind": true, "pg_hba": ["local all all trust"]}});
         assert_eq!(validate_dynamic(&right), Vec::<String>::new());

@@ -119,8 +119,8 @@ const ADVICE: &[(&str, &str)] = &[
     ("postgresql.before_stop", "is cancelled after 300 s; Patroni waits for it without a limit"),
     (
         "bootstrap.dcs.slots",
-        "physical ones are kept on all members. Logical ones are made on the leader; that a standby \
-         has them after a failover is PostgreSQL's own affair (17 and later: \
+        "physical ones are kept on all members. Logical ones are made on the leader; that a \
+         standby has them after a failover is PostgreSQL's own affair (17 and later: \
          sync_replication_slots)",
     ),
     (
@@ -144,7 +144,8 @@ fn advice(out: &mut dyn Write, root: &Node) -> io::Result<()> {
         out,
         "  vigil: a section of its own, none of it needed. `freeze_max` (30 s), `rho` (0.01: how \
          far\n  clocks may differ in rate), `allow_unfenced` (off: a member whose PostgreSQL \
-         cannot be\n  frozen or killed does not lead). Patroni ignores the section, with a warning.\n"
+         cannot be\n  frozen or killed does not lead). Patroni ignores the section, with a \
+         warning.\n"
     )
 }
 

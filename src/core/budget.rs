@@ -205,8 +205,8 @@ impl Budget {
         self.k * 2 + self.g <= self.t1
     }
 
-    /// The inequalities: even if the supervisor does nothing, the sentinel has fenced before anybody
-    /// else can hold the key; and if nothing at all runs any more, the device has.
+    /// The inequalities: even if the supervisor does nothing, the sentinel has fenced before
+    /// anybody else can hold the key; and if nothing at all runs any more, the device has.
     pub fn holds(&self) -> bool {
         self.g + ALLOWANCE < self.t1
             && self.t1 + SENTINEL + FENCE <= self.exclusive

@@ -1,6 +1,7 @@
 //! `decide`: from everything known to the one thing to do. Rules are an ordered table; the first
 //! that matches wins. Order is the safety argument: fencing and lease rules precede everything,
-//! then work in progress, the pause, what hangs or fails, then the leader's, the vacancy's and the follower's business.
+//! then work in progress, the pause, what hangs or fails, then the leader's, the vacancy's and the
+//! follower's business.
 
 use std::time::Duration;
 

@@ -93,8 +93,8 @@ pub struct Server {
     /// `None` until the directory was looked at.
     pub data_dir: Option<DataDir>,
     pub standby_signal: bool,
-    /// A promotion was ordered since this server was started: it may become writable at any instant,
-    /// whatever it looks like now.
+    /// A promotion was ordered since this server was started: it may become writable at any
+    /// instant, whatever it looks like now.
     pub promoting: bool,
     /// A rewind was begun and did not end well: pages of two histories may be mixed, nothing may
     /// be started from here.

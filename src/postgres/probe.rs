@@ -56,7 +56,8 @@ fn probe_sql(major: u32) -> String {
     state, sync_state, sync_priority, flush_lsn, write_lsn, replay_lsn
     FROM pg_stat_replication ORDER BY pid) w) AS wal_senders,
   (SELECT json_agg(s) FROM (SELECT slot_name AS name, slot_type AS kind, database, plugin,
-    active, restart_lsn, confirmed_flush_lsn FROM pg_replication_slots WHERE {slots} ORDER BY 1) s) AS slots,
+    active, restart_lsn, confirmed_flush_lsn FROM pg_replication_slots WHERE {slots} ORDER BY 1) s)
+    AS slots,
   current_setting('synchronous_standby_names') AS synchronous_standby_names,
   coalesce((SELECT wait_event = 'CheckpointerMain' FROM pg_stat_activity
     WHERE backend_type = 'checkpointer'), false) AS checkpointer_idle,

@@ -100,24 +100,14 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
             ctx.agent(|a| a.wishes.reinitialize = false);
             Ok(())
         }
-        Action::GiveUp { .. } => {
-            // It exits with 1; the supervisor tries again.
-            ctx.with(|w| {
-                let m = ctx.m;
-                w.later(ms(1), move |sim| sim.with(|w| w.kill_agent(m, true)));
-            });
-            Ok(())
-        }
+        Action::GiveUp { .. } => Ok(give_up(ctx)),
         Action::RestartDone => {
             ctx.agent(|a| a.wishes.restart = false);
             Ok(())
         }
         Action::StartStandby { upstream } => {
-            configure(ctx, None, Some(&upstream));
             set_promoting(ctx, false);
-            order(ctx, Order::StartStandby).await?;
-            ctx.agent(|a| a.upstream = upstream.map(|u| u.conn_url));
-            Ok(())
+            follow(ctx, upstream, Order::StartStandby).await
         }
         Action::StartPrimary => {
             configure(ctx, Some(sync::names_of_key(v).unwrap_or_default()), None);
@@ -125,12 +115,7 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
             order(ctx, Order::StartPrimary).await
         }
         Action::Promote { taken } => promote(ctx, v, &taken).await,
-        Action::Follow { upstream } => {
-            configure(ctx, None, Some(&upstream));
-            order(ctx, Order::Reload).await?;
-            ctx.agent(|a| a.upstream = upstream.map(|u| u.conn_url));
-            Ok(())
-        }
+        Action::Follow { upstream } => follow(ctx, upstream, Order::Reload).await,
         Action::Checkpoint => {
             let pause = ctx.with(|w| w.some_ms(10, 500));
             ctx.sim.sleep(pause).await;
@@ -151,6 +136,19 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
         Action::RemoveData { .. } => remove_data(ctx, v),
         bootstrap => act_bootstrap(ctx, v, bootstrap).await,
     }
+}
+
+/// It exits with 1; the supervisor tries again.
+fn give_up(ctx: &Ctx) {
+    let m = ctx.m;
+    ctx.with(|w| w.later(ms(1), move |sim| sim.with(|w| w.kill_agent(m, true))));
+}
+
+async fn follow(ctx: &Ctx, upstream: Option<Upstream>, told: Order) -> Done {
+    configure(ctx, None, Some(&upstream));
+    order(ctx, told).await?;
+    ctx.agent(|a| a.upstream = upstream.map(|u| u.conn_url));
+    Ok(())
 }
 
 async fn act_bootstrap(ctx: &Ctx, v: &View, action: Action) -> Done {

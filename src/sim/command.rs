@@ -249,7 +249,8 @@ impl World {
             let name = &member.name;
             let _ = writeln!(
                 text,
-                "         {name} {holds:<6} {state:<18} {phase:<9} timeline {timeline} at {position}",
+                "         {name} {holds:<6} {state:<18} {phase:<9} timeline {timeline} \
+                 at {position}",
             );
         }
         let longest = self.checks.longest_pause / 1_000_000;

@@ -81,7 +81,10 @@ impl World {
         self.members[m].page = None;
         self.members[m].record = None;
         self.kill_agent(m, false);
-        if std::mem::take(&mut self.members[m].removed) {
+        // An administrator who removes a member looks first whether another one leads.
+        let led = self.store.cluster().leader.as_ref().and_then(|k| self.find(&k.name));
+        let wanted = std::mem::take(&mut self.members[m].removed);
+        if wanted && led.is_some_and(|l| l != m) {
             self.say(Some(m), || "removed: its data directory is emptied".to_owned(), 6002);
             self.members[m].disk = Disk::Empty;
         }

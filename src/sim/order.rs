@@ -71,6 +71,19 @@ fn deliver(w: &mut World, m: usize, order: Order, slot: Slot<Result<(), &'static
 }
 
 impl World {
+    fn obey_stop(&mut self, m: usize, order: &Order) -> Result<(), &'static str> {
+        if self.members[m].supervisor.as_ref().is_none_or(|s| s.postmaster.is_none()) {
+            return Err("no postmaster");
+        }
+        self.check_paused(m, PausedAct::Stop);
+        self.decide(m, Event::StopSignal).map_err(|r| r.0)?;
+        match order {
+            Order::Fast => self.stop_fast(m),
+            _ => self.stop_immediate(m),
+        }
+        Ok(())
+    }
+
     fn obey(&mut self, m: usize, order: Order) -> Result<(), &'static str> {
         match order {
             Order::Guard(event) => self.decide(m, event).map_err(|r| r.0),
@@ -98,18 +111,7 @@ impl World {
                 self.reload(m);
                 Ok(())
             }
-            Order::Fast | Order::Immediate => {
-                if self.members[m].supervisor.as_ref().is_none_or(|s| s.postmaster.is_none()) {
-                    return Err("no postmaster");
-                }
-                self.check_paused(m, PausedAct::Stop);
-                self.decide(m, Event::StopSignal).map_err(|r| r.0)?;
-                match order {
-                    Order::Fast => self.stop_fast(m),
-                    _ => self.stop_immediate(m),
-                }
-                Ok(())
-            }
+            Order::Fast | Order::Immediate => self.obey_stop(m, &order),
             Order::Run(work, from) => job::run(self, m, work, from),
             Order::Cancel => {
                 job::cancel(self, m);

@@ -139,7 +139,8 @@ impl Supervisor {
         ));
         if let (Some(watch), Some(grade)) = (budget.watch, budget.grade()) {
             self.log.info(&format!(
-                "watchdog: timeout {} s, resets at most {} ms after a ping, grade {grade:?} of {} ms",
+                "watchdog: timeout {} s, resets at most {} ms after a ping, grade {grade:?} of \
+                 {} ms",
                 watch.set.as_secs(),
                 ms(watch.reset),
                 ms(budget.exclusive)

@@ -294,9 +294,8 @@ mod tests {
         let fake = Fake::default();
         let mut petter = start(&fake);
         let before = clock::boot();
-        assert!(
-            matches!(ask(&mut petter, Command::Arm { timeout_s: 4 }), Report::Armed { at } if at >= before)
-        );
+        let armed = ask(&mut petter, Command::Arm { timeout_s: 4 });
+        assert!(matches!(armed, Report::Armed { at } if at >= before));
         let fresh = Some((clock::boot(), PATIENCE));
         let ping = |proof| Command::Ping { timeout_s: 4, proof };
         assert!(matches!(ask(&mut petter, ping(fresh)), Report::Pinged { .. }));

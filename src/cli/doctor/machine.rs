@@ -85,10 +85,9 @@ fn chrony_slews() -> u32 {
 
 pub fn slew_rate(text: &str) -> Option<u32> {
     let lines = text.lines().filter_map(|line| line.trim().strip_prefix("maxslewrate"));
-    lines.filter_map(|rest| rest.split_whitespace().next()?.parse::<f64>().ok()).last().map(|ppm| {
-        // Rounded up: it is a bound.
-        ppm.ceil().clamp(0.0, f64::from(u32::MAX)) as u32
-    })
+    let rates = lines.filter_map(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    // Rounded up: it is a bound.
+    rates.map(|ppm| ppm.ceil().clamp(0.0, f64::from(u32::MAX)) as u32).next_back()
 }
 
 fn pidfd() -> Check {

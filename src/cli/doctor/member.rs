@@ -293,7 +293,7 @@ fn room(path: &Path) -> Check {
     }
     match free {
         ..FULL_BYTES => Check::bad(topic, what, "PostgreSQL ends when it finds no room for WAL"),
-        ..ROOM_BYTES => Check::warning(topic, what, "a full volume ends PostgreSQL"),
+        FULL_BYTES..ROOM_BYTES => Check::warning(topic, what, "a full volume ends PostgreSQL"),
         _ => Check::good(topic, what),
     }
 }

@@ -8,12 +8,12 @@
 //!   lies after the return of the ping before it (rule R: the base of grade A, see
 //!   [`Grade::A`](crate::core::budget::Grade)).
 //! - *Without*, by time: while nothing in the group can acknowledge, because nothing in it was
-//!   permitted to, or because it was seen frozen. A permit or a thaw after that needs a renewal that
-//!   was sent after the last of these pings returned: then again p <= s, and a stall at any
+//!   permitted to, or because it was seen frozen. A permit or a thaw after that needs a renewal
+//!   that was sent after the last of these pings returned: then again p <= s, and a stall at any
 //!   instruction up to the first ping with proof ends by s + 2·a·W.
 //!
-//! The pings by time are decided here, in the loop that also decides about permits, never by whoever
-//! carries them out: a loop that hangs gets no pings.
+//! The pings by time are decided here, in the loop that also decides about permits, never by
+//! whoever carries them out: a loop that hangs gets no pings.
 
 use std::time::Duration;
 
