@@ -31,7 +31,11 @@ fn psql(member: &Member, sql: &str) -> Option<String> {
 fn wait_for(member: &Member, sql: &str, want: &str) {
     let mut last = None;
     let seen = wait_until(sql, SOON, || {
-        last = psql(member, sql);
+        let now = psql(member, sql);
+        if now != last {
+            println!("{sql}: {now:?}, wanted {want}");
+        }
+        last = now;
         last.as_deref().filter(|text| *text == want).map(str::to_owned)
     });
     assert_eq!(seen, want);
@@ -44,7 +48,8 @@ fn wait_sync(etcd: &Etcd, want: &str) {
     });
 }
 
-const SLOTS: &str = "SELECT string_agg(slot_name, ',' ORDER BY 1) FROM pg_replication_slots";
+const SLOTS: &str =
+    "SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots";
 const NAMES: &str = "SHOW synchronous_standby_names";
 
 #[test]
