@@ -5,6 +5,7 @@ use std::fs;
 
 use pgvigil::config::keys::{DYNAMIC, Key, Kind, LOCAL, UNSUPPORTED, UNSUPPORTED_DYNAMIC};
 use pgvigil::core::decide::rules;
+use pgvigil::sim::invariant::{INVARIANTS, Invariant};
 
 pub fn read(path: &str) -> String {
     let whole = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -31,6 +32,13 @@ fn every_rule_is_documented_in_its_order() {
     let wanted: Vec<String> =
         rules().map(|rule| format!("| `{}` | {} |", rule.id, rule.meaning)).collect();
     same(&rows(&read("docs/RULES.md"), "## The table"), &wanted, "docs/RULES.md");
+}
+
+#[test]
+fn every_promise_is_documented() {
+    let row = |i: &Invariant| format!("| `{}` | {} |", i.name, i.sentence);
+    let wanted: Vec<String> = INVARIANTS.iter().map(row).collect();
+    same(&rows(&read("docs/SAFETY.md"), "## The promises"), &wanted, "docs/SAFETY.md");
 }
 
 #[test]
@@ -84,6 +92,7 @@ fn links_and_file_names_are_right() {
         "docs/CONFIGURATION.md",
         "docs/MIGRATING.md",
         "docs/RULES.md",
+        "docs/SAFETY.md",
     ];
     for page in pages.map(str::to_owned).into_iter().chain(decisions) {
         let text = read(&page);

@@ -11,6 +11,7 @@ use crate::core::sync;
 use crate::core::view::{PeerAnswer, View, Work, position};
 
 use super::agent::{CallError, Ctx};
+use super::defect::Defect;
 use super::lease::{armed, confirm, relet, renew};
 use super::order::{Order, order};
 use super::store::{Compare, Write};
@@ -218,7 +219,8 @@ async fn act_bootstrap(ctx: &Ctx, v: &View, action: Action) -> Done {
 
 async fn promote(ctx: &Ctx, v: &View, taken: &[u32]) -> Done {
     ctx.with(|w| {
-        if let Some(dir) = w.members[ctx.m].disk.dir_mut() {
+        let unnumbered = w.flawed(Defect::TimelineUnnumbered);
+        if let Some(dir) = w.members[ctx.m].disk.dir_mut().filter(|_| !unnumbered) {
             dir.known_timeline = taken.iter().fold(dir.known_timeline, |a, b| a.max(*b));
         }
     });

@@ -383,7 +383,8 @@ fn look(ctx: &Ctx) {
             w.stand(m, now.plus(ttl));
             return None;
         }
-        let view = w.view(m);
+        let mut view = w.view(m);
+        w.distort(&mut view);
         let decision = decide(&view);
         w.checks.decided(m, w.now, &decision);
         let a = w.members[m].agent.as_ref()?;

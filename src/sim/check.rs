@@ -38,6 +38,8 @@ pub struct Checks {
     pub violations: Vec<Violation>,
     pub exercised: BTreeMap<&'static str, u64>,
     pub rules: BTreeMap<&'static str, u64>,
+    /// How often the guards of all members went from one phase to another.
+    pub transitions: BTreeMap<(Phase, Phase), u64>,
     pub acknowledged: u64,
     acknowledged_at: Time,
     /// Between two acknowledged commits, of anybody.
@@ -93,6 +95,7 @@ impl Checks {
             (Phase::Idle | Phase::Fenced | Phase::Killing | Phase::Sealed, Phase::Leading)
                 | (Phase::Killing, Phase::Frozen | Phase::Idle | Phase::Candidate)
         );
+        *self.transitions.entry((before, after)).or_default() += 1;
         self.exercise("legal transitions");
         if !legal {
             self.violate(0, format!("no illegal transition: {before:?} -> {after:?}"));
@@ -116,6 +119,7 @@ impl Checks {
     /// With nothing new to see a member comes to rest: no thousand decisions in a second.
     pub fn decided(&mut self, m: usize, now: Time, decision: &Decision) {
         *self.rules.entry(decision.rule).or_default() += 1;
+        self.exercise("no flapping");
         let (since, count) = self.hot.entry(m).or_default();
         if now - *since > SECOND {
             (*since, *count) = (now, 0);

@@ -143,7 +143,7 @@ pub fn draw(prng: &mut Prng) -> Plan {
     };
     let tags = draw_tags(prng, members);
     let watchdog = *prng.pick(&[None, None, Some(Kind::Hardware), Some(Kind::Software)]);
-    Plan { members, tags, settings, faults, watchdog }
+    Plan { members, tags, settings, faults, watchdog, defect: None }
 }
 
 /// Few members have any; the first one has none, so that somebody may lead.

@@ -9,6 +9,7 @@ use crate::core::view::OwnLease;
 
 use super::action::{Done, Failed};
 use super::agent::Ctx;
+use super::defect::Defect;
 use super::order::{Order, order};
 use super::store::{Answer, Request, Write};
 use super::transaction::under;
@@ -116,7 +117,13 @@ async fn confirm_held(ctx: &Ctx, lock: &LeaseLock, within: Duration) -> Done {
     if lock.held().next.is_some() {
         settle(ctx, lock, within).await?;
     }
-    let (lease, term, cluster) = renew_held(ctx, lock, within).await?;
+    let (mut lease, term, cluster) = renew_held(ctx, lock, within).await?;
+    if ctx.with(|w| w.flawed(Defect::DoesNotRead))
+        && let Some(known) = ctx.with(|w| w.lease_of(ctx.m))
+    {
+        let confirmation = Confirmation { sent_at: lease.renewed_at, ..known };
+        return order(ctx, Order::Guard(Event::Confirm(confirmation))).await;
+    }
     let answer = ctx.call(Request::Leader, within).await?;
     let Answer::Leader { key, term: read_term, cluster_id } = answer else {
         return Err(Failed::NotOurs);
@@ -124,6 +131,9 @@ async fn confirm_held(ctx: &Ctx, lock: &LeaseLock, within: Duration) -> Done {
     let Some(key) = key.filter(|k| k.lease_id == lease.id) else { return Err(Failed::NotOurs) };
     if read_term != term || cluster_id != cluster {
         return Err(Failed::TermChanged);
+    }
+    if ctx.with(|w| w.flawed(Defect::CountsFromAnswer)) {
+        lease.renewed_at = ctx.local();
     }
     let tenure = Tenure { lease_id: lease.id, mod_revision: key.mod_revision };
     let (sent_at, ttl) = (lease.renewed_at, lease.ttl);

@@ -7,10 +7,12 @@ mod agent;
 mod check;
 mod clock;
 mod command;
+pub mod defect;
 mod duty;
 mod engine;
 mod fault;
 mod host;
+pub mod invariant;
 mod job;
 mod lease;
 mod operator;
@@ -31,7 +33,7 @@ mod world;
 use std::ffi::OsString;
 use std::path::Path;
 
-pub use run::{Report, Sum, Verdict, explore, play};
+pub use run::{Report, Sum, Verdict, explore, play, play_with};
 pub use scenario::{Played, play as play_scenario};
 
 const USAGE: &str = "usage: pgvigil sim --seed N | --seeds COUNT [--seed BASE] | SCENARIO.txt";

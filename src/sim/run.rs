@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::core::guard::Phase;
+
 use super::check::Violation;
+use super::defect::Defect;
 use super::engine::{Sim, Time};
 use super::fault;
+use super::invariant::{INVARIANTS, is_invariant};
 use super::postgres::Disk;
 use super::prng::Prng;
 use super::supervisor::Supervisor;
@@ -49,14 +53,20 @@ pub struct Report {
     pub transcript: Vec<String>,
     pub exercised: BTreeMap<&'static str, u64>,
     pub rules: BTreeMap<&'static str, u64>,
+    pub transitions: BTreeMap<(Phase, Phase), u64>,
     /// acknowledged, lost, promotions, failovers, fences, excused
     pub counts: [u64; 6],
 }
 
 /// Plays one seed.
 pub fn play(seed: u64, transcript: bool) -> Report {
+    play_with(seed, transcript, None)
+}
+
+/// Plays one seed with something wrong on purpose.
+pub fn play_with(seed: u64, transcript: bool, defect: Option<Defect>) -> Report {
     let mut prng = Prng::new(seed);
-    let plan = fault::draw(&mut prng);
+    let plan = Plan { defect, ..fault::draw(&mut prng) };
     let sim = Sim::new(World::new(plan.clone(), prng, transcript));
     let mut events = 0;
     begin(&sim);
@@ -77,6 +87,7 @@ pub fn play(seed: u64, transcript: bool) -> Report {
         transcript: w.transcript.take().unwrap_or_default(),
         exercised: std::mem::take(&mut w.checks.exercised),
         rules: std::mem::take(&mut w.checks.rules),
+        transitions: std::mem::take(&mut w.checks.transitions),
         counts: [
             w.checks.acknowledged,
             w.checks.lost,
@@ -162,7 +173,10 @@ fn converge(sim: &Sim, events: &mut u64) -> Verdict {
         // Not the one without which no data directory is left that may lead.
         lost.filter(|m| w.others_may_lead(*m) && !w.suspended(*m))
     });
-    sim.with(|w| w.heal(lost));
+    sim.with(|w| {
+        w.heal(lost);
+        w.checks.exercise("leader");
+    });
     let start = sim.now();
     let violated = |w: &World| !w.checks.violations.is_empty();
     advance(sim, start + LEADER_WITHIN, events, |w| violated(w) || w.has_leader());
@@ -172,6 +186,7 @@ fn converge(sim: &Sim, events: &mut u64) -> Verdict {
     if !sim.with(|w| w.has_leader()) {
         return stuck(sim, "no leader");
     }
+    sim.with(|w| w.checks.exercise("calm"));
     advance(sim, start + CALM_WITHIN, events, |w| violated(w) || w.is_calm());
     if let Some(verdict) = broken(sim) {
         return verdict;
@@ -332,6 +347,7 @@ pub struct Sum {
     pub events: u64,
     pub exercised: BTreeMap<&'static str, u64>,
     pub rules: BTreeMap<&'static str, u64>,
+    pub transitions: BTreeMap<(Phase, Phase), u64>,
     pub counts: [u64; 6],
 }
 
@@ -346,6 +362,9 @@ impl Sum {
         }
         for (name, count) in &report.rules {
             *self.rules.entry(name).or_default() += count;
+        }
+        for (change, count) in &report.transitions {
+            *self.transitions.entry(*change).or_default() += count;
         }
         for (sum, count) in self.counts.iter_mut().zip(report.counts) {
             *sum += count;
@@ -362,6 +381,9 @@ impl Sum {
         }
         for (name, count) in other.rules {
             *self.rules.entry(name).or_default() += count;
+        }
+        for (change, count) in other.transitions {
+            *self.transitions.entry(change).or_default() += count;
         }
         for (sum, count) in self.counts.iter_mut().zip(other.counts) {
             *sum += count;
@@ -383,12 +405,19 @@ impl fmt::Display for Sum {
             self.simulated / SECOND / 3600,
             self.events
         )?;
-        for (name, count) in &self.exercised {
-            writeln!(f, "  exercised {count:>10}  {name}")?;
+        for invariant in INVARIANTS {
+            let count = self.exercised.get(invariant.name).copied().unwrap_or(0);
+            writeln!(f, "  judged    {count:>10}  {}: {}", invariant.name, invariant.sentence)?;
+        }
+        for (name, count) in self.exercised.iter().filter(|(name, _)| !is_invariant(name)) {
+            writeln!(f, "  seen      {count:>10}  {name}")?;
         }
         for rule in crate::core::decide::rules() {
             let count = self.rules.get(rule.id).copied().unwrap_or(0);
             writeln!(f, "  rule      {count:>10}  {}", rule.id)?;
+        }
+        for ((from, to), count) in &self.transitions {
+            writeln!(f, "  guard     {count:>10}  {from:?} -> {to:?}")?;
         }
         Ok(())
     }

@@ -44,6 +44,7 @@ pub fn play(text: &str) -> Result<Played, String> {
         settings: Settings { use_pg_rewind: true, ..Settings::default() },
         faults: Faults::default(),
         watchdog: None,
+        defect: None,
     };
     let (failures, answer) = (Vec::new(), String::new());
     let mut stage = Stage { plan, sim: None, events: 0, failures, answer };

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::budget::SENTINEL;
-use crate::core::guard::{Effect, Event, GroupState, Guard, Phase, Refused};
+use crate::core::guard::{Confirmation, Effect, Event, GroupState, Guard, Phase, Refused};
 use crate::core::time::Boot;
 use crate::core::view::{LastExit, Work};
 
+use super::defect::Defect;
 use super::engine::{Act, Time};
 use super::lease::Held;
+use super::postgres::Server;
 use super::world::{Host, World, ms};
 
 /// Bound of the relative clock rate error that everybody is told.
@@ -93,7 +95,8 @@ impl World {
             Some(record) => self.take_up_record(m, record),
             None => {
                 member.page = None;
-                if self.members[m].server.as_ref().is_some_and(|s| !s.outside()) {
+                let found = self.members[m].server.as_ref().is_some_and(|s| !s.outside());
+                if found && !self.flawed(Defect::FoundRuns) {
                     let _ = self.decide(m, Event::Found);
                 }
             }
@@ -197,6 +200,7 @@ impl World {
 
     fn perform(&mut self, m: usize, effect: Effect) {
         match effect {
+            Effect::Arm { .. } if self.flawed(Defect::NoDeadline) => {}
             Effect::Arm { deadline, kill_by } => {
                 self.members[m].page = Some((deadline, kill_by));
                 self.members[m].armed_at = self.local(m);
@@ -208,7 +212,10 @@ impl World {
             }
             Effect::Freeze => self.freeze(m),
             // Decided before its deadline, but the supervisor may have been stopped since.
-            Effect::Thaw if self.members[m].page.is_some_and(|(at, _)| self.local(m) >= at) => {
+            Effect::Thaw
+                if self.members[m].page.is_some_and(|(at, _)| self.local(m) >= at)
+                    && !self.flawed(Defect::ThawsLate) =>
+            {
                 self.checks.exercise("a thaw that came too late");
             }
             Effect::Thaw | Effect::Clear => {
@@ -260,7 +267,9 @@ impl World {
     /// The supervisor looks at its group.
     pub fn observe(&mut self, m: usize) {
         let member = &self.members[m];
-        let populated = member.server.as_ref().is_some_and(|s| !s.outside());
+        let blind = self.flawed(Defect::EmptyByPostmaster);
+        let gone = |s: &Server| s.outside() || (blind && s.orphaned);
+        let populated = member.server.as_ref().is_some_and(|s| !gone(s));
         let state = GroupState { populated, frozen: populated && member.frozen };
         let Some(s) = &member.supervisor else { return };
         if s.guard.group() != state {
@@ -311,8 +320,9 @@ impl World {
     pub fn sentinel(&mut self, m: usize) {
         let now = self.local(m);
         let freeze_max = self.settings().freeze_max;
+        let asleep = self.flawed(Defect::SentinelSleeps);
         let member = &mut self.members[m];
-        if member.host != Host::Up {
+        if member.host != Host::Up || asleep {
             return;
         }
         let passed = member.page.filter(|(deadline, _)| now >= deadline.plus(SENTINEL));
@@ -338,6 +348,11 @@ impl World {
     /// Where the guard stands.
     pub fn phase(&self, m: usize) -> Phase {
         self.members[m].supervisor.as_ref().map_or(Phase::Idle, |s| s.guard.phase())
+    }
+
+    /// The last confirmation that the guard accepted.
+    pub fn lease_of(&self, m: usize) -> Option<Confirmation> {
+        self.members[m].supervisor.as_ref()?.guard.lease()
     }
 
     /// What the agent sees of it.

@@ -8,6 +8,7 @@ use crate::core::view::View;
 
 use super::action::{Done, Failed, label};
 use super::agent::{CallError, Ctx};
+use super::defect::Defect;
 use super::lease::{confirm, renew};
 use super::store::{Answer, Compare, Request, Write};
 
@@ -22,6 +23,10 @@ pub async fn commit(
     compares: Vec<Compare>,
     writes: Vec<Write>,
 ) -> Result<bool, Failed> {
+    let mut compares = compares;
+    if ctx.with(|w| w.flawed(Defect::TenureUnchecked)) {
+        compares.retain(|compare| !matches!(compare, Compare::Leader { .. }));
+    }
     let request = Request::Transaction { compares, writes };
     match ctx.call(request, v.settings.retry_timeout).await? {
         Answer::Done { succeeded } => Ok(succeeded),
@@ -128,6 +133,14 @@ async fn acquire(
     let newest = v.cluster().and_then(|c| c.newest_timeline);
     compares.push(Compare::TimelineRevision(newest.map_or(0, |key| key.mod_revision)));
     writes.push(Write::Leader { name: v.name.clone(), lease_id: lease.id });
+    compares.retain(|compare| match compare {
+        Compare::PauseRevision(_) => !ctx.with(|w| w.flawed(Defect::IgnoresPause)),
+        Compare::TimelineRevision(_) => !ctx.with(|w| w.flawed(Defect::TimelineUnnumbered)),
+        _ => true,
+    });
+    if ctx.with(|w| w.flawed(Defect::TakesAnyKey)) {
+        compares.clear();
+    }
     let request = Request::Transaction { compares, writes };
     match ctx.call(request, within).await {
         Ok(Answer::Done { succeeded: true }) => {}

@@ -29,6 +29,8 @@ pub struct Plan {
     pub faults: super::fault::Faults,
     /// The watchdog device of every host.
     pub watchdog: Option<Kind>,
+    /// What is wrong on purpose.
+    pub defect: Option<super::defect::Defect>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -148,7 +148,15 @@ fn start(v: &View) -> Option<Outcome> {
 
 fn starting(v: &View) -> Option<Outcome> {
     vacancy(v)?;
-    v.probe().is_none().then(|| Outcome::say(v, "PostgreSQL is still starting").wake(QUICK))
+    if v.probe().is_some() {
+        return None;
+    }
+    let why = match v.server.postmaster {
+        Some(_) => "PostgreSQL is still starting",
+        // A rewind that did not end well, say.
+        None => "waiting for a leader: what is in the data directory cannot be started",
+    };
+    Some(Outcome::say(v, why).wake(QUICK))
 }
 
 fn race(v: &View) -> Option<Outcome> {

@@ -1,0 +1,35 @@
+//! The judges can condemn: every defect of `sim::defect` is found by playing seeds.
+
+use std::sync::Mutex;
+use std::thread;
+
+use pgvigil::sim::defect::{DEFECTS, Defect};
+use pgvigil::sim::{Verdict, play_with};
+
+/// A defect must be found within so many seeds.
+const SEEDS: u64 = 40;
+
+/// The first seed that does not end well, and what was said.
+fn find(defect: Defect) -> Option<(u64, String)> {
+    (0..SEEDS).find_map(|seed| match play_with(seed, false, Some(defect)).verdict {
+        Verdict::Good => None,
+        Verdict::Broken(violations) => Some((seed, violations.first()?.what.clone())),
+        Verdict::Stuck(lines) => Some((seed, lines.first()?.clone())),
+    })
+}
+
+#[test]
+fn every_defect_is_found() {
+    let (next, missed) = (Mutex::new(DEFECTS.iter()), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some((defect, name, sentence)) = { next.lock().expect("not poisoned").next() } {
+            match find(*defect) {
+                Some((seed, what)) => println!("{name}: seed {seed}: {what}"),
+                None => missed.lock().expect("not poisoned").push(format!("{name}: {sentence}")),
+            }
+        }
+    };
+    thread::scope(|scope| [scope.spawn(work), scope.spawn(work)].map(|t| t.join().expect("ended")));
+    let missed = missed.into_inner().expect("not poisoned");
+    assert!(missed.is_empty(), "not found within {SEEDS} seeds: {missed:#?}");
+}
