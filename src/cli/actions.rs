@@ -84,21 +84,22 @@ fn restart_body(session: &mut Session, options: &Restart) -> Result<Map<String, 
         body.insert("restart_pending".to_owned(), json!(true));
     }
     if !version.is_empty() {
-        if !is_version(&version) {
-            return Err(Failure::Message(format!(
-                "Invalid PostgreSQL version format: X.Y or X.Y.Z is accepted: {version}"
-            )));
+        if let Some(wrong) = wrong_version(&version) {
+            return Err(Failure::Message(format!("Invalid PostgreSQL version{wrong}: {version}")));
         }
         body.insert("postgres_version".to_owned(), json!(version));
     }
     Ok(body)
 }
 
-/// `X.Y` or `X.Y.Z`.
-fn is_version(text: &str) -> bool {
+/// What of a version is not as `X.Y` or `X.Y.Z`.
+fn wrong_version(text: &str) -> Option<&'static str> {
     let parts: Vec<&str> = text.split('.').collect();
     let number = |part: &&str| (1..=4).contains(&part.len()) && part.parse::<u16>().is_ok();
-    (2..=3).contains(&parts.len()) && parts.iter().all(number)
+    if !parts.iter().all(number) {
+        return Some("");
+    }
+    (!(2..=3).contains(&parts.len())).then_some(" format: X.Y or X.Y.Z is accepted")
 }
 
 fn restart_member(

@@ -45,8 +45,8 @@ fn complaints_are_clicks() {
             "patronictl list -f xml",
             "Usage: patronictl list [OPTIONS] [CLUSTER_NAMES]...\n\
              Try 'patronictl list --help' for help.\n\n\
-             Error: Invalid value for '--format': 'xml' is not one of 'pretty', 'tsv', 'json', \
-             'yaml', 'yml'.\n",
+             Error: Invalid value for '--format' / '-f': 'xml' is not one of 'pretty', 'tsv', \
+             'json', 'yaml', 'yml'.\n",
         ),
         (
             "patronictl history demo more",

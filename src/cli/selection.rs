@@ -56,8 +56,7 @@ pub fn choose(
     wanted: &Wanted,
 ) -> Result<Vec<Member>, Failure> {
     let candidates = with_role(cluster, wanted.role.unwrap_or(Role::Any));
-    if wanted.names.is_empty() && candidates.is_empty() && (!wanted.force || wanted.role.is_some())
-    {
+    if wanted.names.is_empty() && candidates.is_empty() {
         let text = format!("{} cluster doesn't have any members", wanted.cluster);
         return Err(Failure::Message(text));
     }
