@@ -138,10 +138,10 @@ fn sentence(error: &clap::Error) -> String {
             let name = if what.starts_with('-') { option(what) } else { bare(what) };
             let choices = match error.get(ContextKind::ValidValue) {
                 Some(ContextValue::Strings(valid)) if !valid.is_empty() => valid.clone(),
+                _ if value.is_empty() => return format!("Option '{name}' requires an argument."),
                 _ if name == "--group" => {
                     return format!("Invalid value for '{name}': '{value}' is not a valid integer.");
                 }
-                _ if value.is_empty() => return format!("Option '{name}' requires an argument."),
                 _ => return format!("Invalid value for '{name}': '{value}' is not a valid value."),
             };
             let choices: Vec<String> = choices.iter().map(|c| format!("'{c}'")).collect();
