@@ -140,7 +140,9 @@ fn sentence(error: &clap::Error) -> String {
                 Some(ContextValue::Strings(valid)) if !valid.is_empty() => valid.clone(),
                 _ if value.is_empty() => return format!("Option '{name}' requires an argument."),
                 _ if name == "--group" => {
-                    return format!("Invalid value for '{name}': '{value}' is not a valid integer.");
+                    return format!(
+                        "Invalid value for '{name}': '{value}' is not a valid integer."
+                    );
                 }
                 _ => return format!("Invalid value for '{name}': '{value}' is not a valid value."),
             };
