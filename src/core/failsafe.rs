@@ -184,7 +184,13 @@ pub fn bars(v: &View) -> Option<(String, Duration)> {
         let why = format!("leaving the leader lock to {}, which leads without etcd", bound.to);
         return Some((why, bound.until.since(v.now)));
     }
-    let named = &v.cluster()?.failsafe.as_ref().filter(|key| !key.value.is_empty())?.value;
+    let cluster = v.cluster()?;
+    // Patroni leaves the key when the mode is switched off, and then nobody obeys it. We would:
+    // a leader that is cut off may not know yet. Ours removes it.
+    if !v.settings.failsafe_mode && pause::mixed(cluster) {
+        return None;
+    }
+    let named = &cluster.failsafe.as_ref().filter(|key| !key.value.is_empty())?.value;
     if !named.contains_key(&v.name) {
         let why = "following a different leader because I am not allowed to promote: I am not \
                    named in the key /failsafe, and a leader without etcd would not have asked me \

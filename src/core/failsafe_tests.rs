@@ -172,6 +172,16 @@ fn who_promised_or_is_not_named_does_not_campaign() {
 
     let unnamed = edited(&racing(), |c| drop(c.failsafe.as_mut().unwrap().value.remove("beta")));
     assert!(!campaigns(&unnamed) && why(&unnamed).contains("not named"), "{}", why(&unnamed));
+    // What a Patroni left there counts only while the mode is on.
+    let mut left = unnamed.clone();
+    left.settings.failsafe_mode = false;
+    assert!(bars(&left).is_some());
+    let mut seen = unnamed.cluster().unwrap().clone();
+    seen.members.get_mut("gamma").unwrap().vigil = false;
+    left.store.cluster = Some(Seen { value: Arc::new(seen), at: left.now });
+    assert_eq!(bars(&left), None);
+    left.settings.failsafe_mode = true;
+    assert!(bars(&left).is_some());
     let garbage = edited(&racing(), |c| c.failsafe.as_mut().unwrap().value.clear());
     assert!(campaigns(&garbage));
 
