@@ -67,6 +67,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// The watchdog devices of this machine: list, test, calibrate
+    Watchdog {
+        #[command(subcommand)]
+        command: cli::watchdog::Command,
+    },
     /// Exit 0: asked by a running supervisor before this file takes its place
     #[command(hide = true)]
     SelfCheck,
@@ -94,6 +99,7 @@ fn main() {
             cli::doctor(config.as_deref(), &environment(), format == "json")
         }
         Some(Command::Import { config }) => printed(config::import, config.as_deref()),
+        Some(Command::Watchdog { command }) => cli::watchdog::run(&command),
         Some(Command::SelfCheck) => 0,
         Some(Command::ProbeVolumes { page, data_dir }) => agent::probe_volumes(&page, &data_dir),
         Some(Command::Agent { config }) => agent::run(config, environment()),
@@ -151,7 +157,6 @@ fn watchdog_options(local: &config::Local) -> Option<watchdog::held::Options> {
             identity,
         },
         testing: asked.testing,
-        factor_ppm: None,
     })
 }
 

@@ -34,6 +34,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sim", &[]),
     ("supervisor", &["libc", "nix", "sd_notify", "signal_hook", "thiserror"]),
     ("sys", &["libc", "nix", "thiserror"]),
+    ("watchdog", &["libc", "nix", "thiserror"]),
 ];
 
 const FILE_LINES_MAX: usize = 500;

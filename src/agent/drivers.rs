@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
@@ -22,6 +22,7 @@ use crate::dcs::{Dcs, DcsError};
 use crate::link::order::Watchdog;
 use crate::postgres::{control, files};
 use crate::sys::clock;
+use crate::watchdog::record::Reset;
 
 use super::events::{Event, Fact};
 use super::executor::chain;
@@ -85,6 +86,8 @@ pub struct Origin {
 
 pub struct Drivers {
     origin: Origin,
+    /// What reset this machine while it was primary, the last time; set once, at the start.
+    pub last_reset: OnceLock<Reset>,
     pub dcs: Dcs,
     pub events: mpsc::Sender<Event>,
     pub supervisor: Supervisor,
@@ -128,6 +131,7 @@ impl Drivers {
             jobs: AtomicU32::new(0),
             callbacks: Default::default(),
             cached: Mutex::new(0),
+            last_reset: OnceLock::new(),
         }))
     }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::core::database::DataDir;
 use crate::postgres::{datadir, pidfile};
+use crate::watchdog::record::hold;
 
 /// Stands in the data directory from initdb's end until roles, configuration and identifier are
 /// published: a bootstrap that was interrupted is taken up again, not mistaken for a server.
@@ -32,6 +33,8 @@ pub struct Inspection {
     pub promoting: bool,
     /// A rewind was begun and did not end well.
     pub half_rewound: bool,
+    /// After a reset an operator is to look first.
+    pub stay_down: bool,
     pub shm_attached: bool,
     /// The pid that postmaster.pid names, if that process works in the data directory.
     pub running_pid: Option<i32>,
@@ -46,6 +49,7 @@ pub fn inspect(data_dir: &Path) -> Inspection {
         bootstrapping: data_dir.join(BOOTSTRAP_MARKER).exists(),
         promoting: promotion_marker(data_dir).exists() || data_dir.join("promote").exists(),
         half_rewound: rewind_marker(data_dir).exists(),
+        stay_down: hold(data_dir).exists(),
         // Unreadable /proc is no proof of absence, but the control group is asked, too.
         shm_attached: shm.is_some_and(|id| {
             pidfile::shm_attached(id).ok().flatten().is_some_and(|count| count > 0)

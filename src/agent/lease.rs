@@ -7,7 +7,7 @@
 //! term proves that it had not been replaced). All deadlines count from `s`. One keepalive is
 //! outstanding at a time: the mutex below.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
@@ -22,6 +22,7 @@ use crate::link::state::State;
 use crate::sys::clock;
 
 use super::events::Event;
+use super::jitter::{Jitter, Lateness};
 use super::orders::{OrderError, Supervisor};
 use super::store::under;
 
@@ -62,6 +63,7 @@ pub struct Leases {
     supervisor: Supervisor,
     held: Mutex<Held>,
     events: mpsc::Sender<Event>,
+    jitter: std::sync::Mutex<Jitter>,
 }
 
 /// Our leases. `next` is there while the leader key moves to a lease of another length, until a
@@ -94,7 +96,13 @@ impl Leases {
         known: Held,
         events: mpsc::Sender<Event>,
     ) -> Arc<Leases> {
-        Arc::new(Leases { dcs, supervisor, held: Mutex::new(known), events })
+        let (held, jitter) = (Mutex::new(known), std::sync::Mutex::default());
+        Arc::new(Leases { dcs, supervisor, held, events, jitter })
+    }
+
+    /// How much later than this pause after one another confirmed renewals were sent.
+    pub fn lateness(&self, cadence: Duration) -> Option<Lateness> {
+        self.jitter.lock().unwrap_or_else(PoisonError::into_inner).lateness(cadence)
     }
 
     /// Renews the lease, or gets a new one if there is none, and returns it. One of another
@@ -181,6 +189,7 @@ impl Leases {
         let (sent_at, ttl) = (lease.renewed_at, lease.ttl);
         let confirmation = Confirmation { tenure, cluster_id, raft_term, sent_at, ttl };
         self.supervisor.order(Order::Confirm(confirmation)).await?;
+        self.jitter.lock().unwrap_or_else(PoisonError::into_inner).sent(sent_at);
         Ok(())
     }
 
@@ -280,7 +289,10 @@ impl Leases {
         let tenure = state.tenure.filter(|t| state.burned != Some(*t));
         let result = match tenure {
             Some(_) => self.confirm(standing.within).await,
-            None => self.renew(standing.ttl, standing.within).await.map(drop),
+            None => {
+                self.jitter.lock().unwrap_or_else(PoisonError::into_inner).interrupted();
+                self.renew(standing.ttl, standing.within).await.map(drop)
+            }
         };
         match result {
             Ok(()) => standing.cadence,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::api::fence::Fence;
 use crate::api::snapshot::Snapshot;
 use crate::core::PATRONI_VERSION;
 use crate::core::candidates;
@@ -14,7 +15,8 @@ use crate::core::guard::Phase;
 use crate::core::health::{self, Place};
 use crate::core::time::Boot;
 use crate::core::view::{View, Work};
-use crate::link::state::Means;
+use crate::link::state::{Means, State};
+use crate::sys::clock;
 
 use super::progress::Copied;
 use super::turn::Turn;
@@ -108,7 +110,8 @@ pub fn publish(turn: &Turn, now: Boot) {
             || view.store.failsafe.bound.as_ref().is_some_and(|bound| now < bound.until),
         failsafe: view.cluster().and_then(|c| Some(json!(c.failsafe.as_ref()?.value))),
         restore_command: setup.replica.restores(),
-        watchdog_failed: false,
+        watchdog_failed: link.watchdog.required && !link.watchdog.trouble.is_empty(),
+        fence: Some(fence(turn)),
         loop_at: now,
         rule: last.map_or("start", |d| d.rule),
         why: last.map(|d| d.why.clone()).unwrap_or_default(),
@@ -128,6 +131,55 @@ fn health(turn: &Turn, view: &View) -> serde_json::Value {
         "findings": findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "data_free_bytes": free(Place::DataDirectory),
         "wal_free_bytes": free(Place::Wal),
+    })
+}
+
+/// The metrics' share of it.
+fn fence(turn: &Turn) -> Fence {
+    let (link, leases) = (&turn.world.link, &turn.drivers.leases);
+    let lateness = link.budget.and_then(|b| leases.lateness(b.k));
+    let counters = link.counters;
+    Fence {
+        armed: link.watchdog.armed,
+        pings: link.watchdog.pings,
+        withheld: link.watchdog.withheld,
+        failed: link.watchdog.failed,
+        evidence_at: link.sent_at,
+        margin_min: link.watchdog.margin_min,
+        lateness: lateness.map(|l| [l.p50, l.p99, l.max]),
+        freezes: counters.freezes,
+        thaws: counters.thaws,
+        kills: counters.kills,
+        last_reset: turn.drivers.last_reset.get().map(|reset| (reset.by.word(), reset.at)),
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The device, its timeout and what it did; `null`: none is held, and nothing is wrong with that.
+fn watchdog(link: &State) -> serde_json::Value {
+    let device = &link.watchdog;
+    if device.node.is_empty() && device.trouble.is_empty() && !device.required {
+        return serde_json::Value::Null;
+    }
+    let watch = link.budget.and_then(|budget| budget.watch);
+    json!({
+        "required": device.required,
+        "device": device.node,
+        "identity": device.identity,
+        "armed": device.armed,
+        "timeout_s": watch.map(|w| w.set.as_secs()),
+        "resets_within_ms": watch.map(|w| ms(w.reset)),
+        "grade": link.budget.and_then(|b| b.grade()).map(|grade| format!("{grade:?}")),
+        "pings": device.pings,
+        "withheld": device.withheld,
+        "failed": device.failed,
+        "margin_min_ms": device.margin_min.map(ms),
+        "nowayout": device.endless,
+        "descriptor_kept": device.kept,
+        "trouble": (!device.trouble.is_empty()).then_some(device.trouble.as_str()),
     })
 }
 
@@ -159,6 +211,20 @@ fn vigil(turn: &Turn, view: &View) -> serde_json::Value {
         "kills": link.counters.kills,
         "agent_starts": link.counters.agent_starts,
     });
+    vigil["budget"] = json!(link.budget.map(|b| json!({
+        "ttl_ms": ms(b.ttl),
+        "exclusive_ms": ms(b.exclusive),
+        "freeze_ms": ms(b.t1),
+        "fresh_ms": ms(b.g),
+        "renew_ms": ms(b.k),
+    })));
+    vigil["evidence_age_ms"] = json!(link.sent_at.map(|at| ms(now.since(at))));
+    vigil["watchdog"] = watchdog(link);
+    if let Some(reset) = turn.drivers.last_reset.get() {
+        vigil["last_reset"] = json!({
+            "at": clock::local(reset.at), "by": reset.by.word(), "what": reset.to_string(),
+        });
+    }
     if let Some(Copied { done_bytes, total_bytes }) = turn.world.copied {
         vigil["basebackup"] = json!({"done_bytes": done_bytes, "total_bytes": total_bytes});
     }

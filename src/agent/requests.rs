@@ -29,6 +29,9 @@ pub fn handle(turn: &mut Turn, request: Request) {
     let Request { command, reply } = request;
     let snapshot = turn.snapshot.borrow().clone();
     let drivers = turn.drivers.clone();
+    if let Some(answer) = operator::refused_while_frozen(&command, snapshot.phase) {
+        return send(reply, answer);
+    }
     let answer = match command {
         Command::Restart(body) => match ask_restart(turn, &snapshot, &body) {
             Ok(until) => return turn.restart_waiters.push((reply, until)),

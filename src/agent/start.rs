@@ -31,7 +31,7 @@ use super::lease::{Leases, decode_capsule};
 use super::orders::Supervisor;
 use super::turn::{End, Turn};
 use super::world::World;
-use super::{health, preflight, prober, progress, promises, reader, server, volume};
+use super::{health, preflight, prober, progress, promises, reader, reset, server, volume};
 
 /// The exit code that tells the supervisor not to try again (EX_CONFIG of sysexits.h).
 pub const CONFIGURATION_REFUSED: i32 = 78;
@@ -206,8 +206,14 @@ async fn prepare(
     }
     let leases = Leases::new(dcs.clone(), supervisor.clone(), known, events.clone());
     let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let stay_down = setup.local.vigil.watchdog.stay_down;
+    let last_reset = reset::look(&setup.data_dir(), &state, stay_down);
     let drivers = Drivers::new(origin, dcs, supervisor, leases, events, snapshots, setup)
         .map_err(|e| refuse(&e))?;
+    match last_reset {
+        Ok(reset) => reset.into_iter().for_each(|reset| drop(drivers.last_reset.set(reset))),
+        Err(error) => tracing::warn!("the record of the watchdog device: {error}"),
+    }
     Ok(Prepared { drivers, snapshot, listener, options: Arc::new(options) })
 }
 
@@ -272,6 +278,7 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
     tokio::spawn(health::answers(drivers.clone()));
     tokio::spawn(health::writes(drivers.clone()));
     tokio::spawn(volume::watch(drivers.clone()));
+    tokio::spawn(reset::run(drivers.clone()));
     tokio::spawn(heartbeat(drivers.clone(), snapshot.subscribe()));
     let link = drivers.supervisor.state();
     let reloads = link.reloads;

@@ -46,6 +46,8 @@ pub struct World {
     pub inspection_epoch: u64,
     probe: Option<(i32, Seen<Arc<Probe>>)>,
     probes_missed: u32,
+    /// When the server was last seen to run again after a freeze.
+    thawed_at: Boot,
     upstream: Option<String>,
     leader_history: Option<(u32, History)>,
     stopping: Option<(i32, Boot)>,
@@ -180,6 +182,9 @@ impl World {
             self.health = Health { volume: self.health.volume, ..Health::default() };
         }
         self.wishes.stop = state.stop_requested;
+        if self.link.group.frozen && !state.group.frozen {
+            self.thawed_at = clock::boot();
+        }
         self.link = state;
     }
 
@@ -227,6 +232,8 @@ impl World {
                 self.probes_missed = 0;
                 self.probe = Some((pid, Seen { value: Arc::from(probe), at: asked_at }));
             }
+            // Of a question that met a frozen server the silence says nothing.
+            None if self.link.group.frozen || self.thawed_at >= asked_at => {}
             None => {
                 self.probes_missed = self.probes_missed.saturating_add(1);
             }
@@ -375,6 +382,7 @@ impl World {
             bootstrapping: inspection.bootstrapping,
             promoting: inspection.promoting,
             half_rewound: inspection.half_rewound,
+            stay_down: inspection.stay_down,
             running_pid: inspection.running_pid,
             shm_attached: inspection.shm_attached,
             postmaster: self.link.postmaster.map(|p| Postmaster {

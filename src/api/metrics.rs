@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::core::settings::SyncMode;
 
+use super::fence;
 use super::view::View;
 
 const STATES: [(&str, &str); 15] = [
@@ -57,14 +58,15 @@ impl Page {
 pub fn page(view: &View) -> String {
     let snapshot = view.snapshot;
     let (scope, name) = (escape(&snapshot.scope), escape(&snapshot.name));
-    let labels = format!("{{scope=\"{scope}\",name=\"{name}\"}}");
-    let mut page = Page { out: String::with_capacity(8192), labels };
+    let labels = format!("scope=\"{scope}\",name=\"{name}\"");
+    let mut page = Page { out: String::with_capacity(8192), labels: format!("{{{labels}}}") };
     let version: String = snapshot.version.split('.').map(|part| format!("{part:0>2}")).collect();
     page.gauge("version", version, "Patroni semver without periods.");
     server(view, &mut page);
     replication(view, &mut page);
     cluster(view, &mut page);
-    page.out
+    let own = snapshot.fence.as_ref().map(|f| fence::metrics(f, &labels, view.now));
+    page.out + &own.unwrap_or_default()
 }
 
 fn server(view: &View, page: &mut Page) {

@@ -9,6 +9,7 @@ pub mod auth;
 mod ciphers;
 pub mod client;
 pub mod cluster;
+pub mod fence;
 pub mod health;
 pub mod json;
 pub mod metrics;

@@ -7,12 +7,28 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::core::cluster::{Cluster, FailoverRequest};
+use crate::core::guard::Phase;
 use crate::core::settings::SyncMode;
 use crate::core::time::Wall;
 
 use super::peer::PeerStatus;
 use super::schedule;
-use super::snapshot::{Reply, Snapshot};
+use super::snapshot::{Command, Reply, Snapshot};
+
+/// While PostgreSQL is frozen nothing can be done with it; it ends within `vigil.freeze_max`.
+pub fn refused_while_frozen(command: &Command, phase: Phase) -> Option<Reply> {
+    let what = match command {
+        Command::Restart(_) => "restart",
+        Command::Reinitialize(_) => "reinitialize",
+        Command::Switchover(_) => "switchover",
+        Command::Failover(_) => "failover",
+        _ => return None,
+    };
+    (phase == Phase::Frozen).then(|| {
+        let why = "PostgreSQL is frozen until its leader lease is confirmed, or else killed";
+        Reply::text(503, format!("{what} is not possible: {why}"))
+    })
+}
 
 /// A planned change of the leader, or one that is forced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,6 +276,22 @@ mod tests {
             s.cluster = Some(Arc::new(Cluster { sync, ..samples::cluster() }));
             s.settings.synchronous_mode = SyncMode::On;
         })
+    }
+
+    #[test]
+    fn a_frozen_server_is_left_alone() {
+        let nothing = || Value::Null;
+        for command in [
+            Command::Restart(nothing()),
+            Command::Reinitialize(nothing()),
+            Command::Switchover(nothing()),
+            Command::Failover(nothing()),
+        ] {
+            let refused = refused_while_frozen(&command, Phase::Frozen).unwrap();
+            assert!(refused.status == 503 && refused.body.contains("frozen"), "{refused:?}");
+            assert_eq!(refused_while_frozen(&command, Phase::Leading), None);
+        }
+        assert_eq!(refused_while_frozen(&Command::Reload, Phase::Frozen), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::fence::Fence;
 use crate::core::candidates::Candidacy;
 use crate::core::cluster::Cluster;
 use crate::core::database::Probe;
@@ -57,6 +58,7 @@ pub struct Snapshot {
     /// A `restore_command` is in force: a replica that does not stream reads the archive.
     pub restore_command: bool,
     pub watchdog_failed: bool,
+    pub fence: Option<Fence>,
     /// When the agent's loop last finished a turn.
     pub loop_at: Boot,
     /// The rule that fired last and its sentence.

@@ -25,6 +25,7 @@ mod selection;
 mod session;
 mod standby;
 mod table;
+pub mod watchdog;
 
 use std::ffi::OsString;
 

@@ -197,6 +197,7 @@ const VIGIL_LOCAL: &[Key] = &[
 const VIGIL_WATCHDOG: &[Key] = &[
     key("identity", Text),
     key("grade", OneOf(&["a", "b"])),
+    key("stay_down", Bool),
     key("election_timeout", Quantity { base: MILLISECONDS, min: 1 }),
 ];
 

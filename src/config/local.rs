@@ -248,6 +248,8 @@ pub struct VigilWatchdog {
     /// How the identity of the device begins.
     pub identity: Option<String>,
     pub grade: Option<Grade>,
+    /// After a reset PostgreSQL is not started before an operator agrees.
+    pub stay_down: bool,
     /// The store's; default: etcd's.
     pub election_timeout: Option<Duration>,
 }
@@ -320,6 +322,7 @@ impl VigilWatchdog {
         let ms = section.integer("election_timeout", MILLISECONDS);
         VigilWatchdog {
             identity: section.text("identity"),
+            stay_down: section.boolean("stay_down").unwrap_or(false),
             grade: match section.text("grade").unwrap_or_default().to_lowercase().as_str() {
                 "a" => Some(Grade::A),
                 "b" => Some(Grade::B),

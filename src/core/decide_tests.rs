@@ -275,6 +275,9 @@ fn the_deadline_runs_again_before_the_record_goes() {
     for view in [&resumed, &asked] {
         expect(view, "pause.resume", &resume);
         let view = changed(view.clone(), |v| v.guard.phase = Phase::Leading);
+        // Others are kept from the key until the watchdog device counts.
+        let arming = changed(view.clone(), |v| v.guard.awaits_device = true);
+        assert_ne!(decide(&arming).rule, "pause.remove_record");
         let remove = Action::RemovePauseRecord { tenure: Some(TENURE), revision: RECORD };
         expect(&view, "pause.remove_record", &[remove]);
     }
@@ -492,4 +495,28 @@ fn a_service_that_is_stopped_in_a_pause_leaves_postgresql_alone() {
         v.server.postmaster.as_mut().expect("runs").stopping_since = Some(NOW);
     });
     expect(&stopping, "stop.waiting", &[]);
+}
+
+#[test]
+fn a_stop_ends_a_frozen_server_at_once() {
+    let frozen = changed(view("alpha", true), |v| v.guard.phase = Phase::Frozen);
+    expect(&frozen, "safety.frozen", &[]);
+    let stopped = changed(frozen, |v| v.wishes.stop = true);
+    let reason = "asked to stop while PostgreSQL is frozen".to_owned();
+    expect(&stopped, "safety.frozen", &[Action::Fence { reason }]);
+}
+
+#[test]
+fn after_a_reset_an_operator_may_be_asked_first() {
+    let held = changed(view("beta", false), |v| {
+        v.server.stay_down = true;
+        v.server.postmaster = None;
+        v.server.probe = None;
+        v.guard.populated = false;
+    });
+    expect(&held, "stop.after_reset", &[]);
+    let released = changed(held.clone(), |v| v.server.stay_down = false);
+    assert_ne!(decide(&released).rule, "stop.after_reset");
+    let runs = changed(view("beta", false), |v| v.server.stay_down = true);
+    assert_ne!(decide(&runs).rule, "stop.after_reset", "what runs goes on");
 }

@@ -99,6 +99,8 @@ pub struct Server {
     /// A rewind was begun and did not end well: pages of two histories may be mixed, nothing may
     /// be started from here.
     pub half_rewound: bool,
+    /// The machine was reset while this was the primary, and an operator is to look at it first.
+    pub stay_down: bool,
     /// Our bootstrap of this directory has not finished (a marker file says so).
     pub bootstrapping: bool,
     /// A postmaster that runs on the directory, as postmaster.pid and /proc agree.

@@ -129,8 +129,8 @@ impl Visit for Said {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         match field.name() {
             "message" => self.message = format!("{value:?}"),
-            // The rule is for the journal and for `explain`; Patroni's line has no such field.
-            "rule" => {}
+            // For the journal (and the rule for `explain`); Patroni's line has no such fields.
+            "rule" | "message_id" => {}
             name => self.fields += &format!(" {name}={value:?}"),
         }
     }

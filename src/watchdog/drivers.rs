@@ -86,6 +86,11 @@ impl Driver {
         }
     }
 
+    /// It says after a boot whether the reset before it was its doing.
+    pub fn tells(&self) -> bool {
+        matches!(self.module, "i6300esb" | "sp5100_tco")
+    }
+
     /// Its timer lives on the processor of the thread that pings, and dies with it.
     pub fn is_software(&self) -> bool {
         self.module == "softdog"

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::card::{Card, Kernel, Pipe};
 use super::device::Device;
 use super::discover::{self, Choice, Found};
 use super::drivers;
+use super::record::{self, Calibration};
 use crate::core::budget;
 
 /// Which device, and how it is driven.
@@ -16,8 +17,6 @@ pub struct Options {
     pub choice: Choice,
     /// `driver: testing`: the device is a named pipe.
     pub testing: bool,
-    /// a, as it was measured on this machine, parts per million.
-    pub factor_ppm: Option<u32>,
 }
 
 /// A device that is ours.
@@ -58,7 +57,7 @@ pub fn open(options: &Options, kept: Option<OwnedFd>) -> Result<Held, String> {
             (found, card, counted)
         }
     };
-    hold(Box::new(card), Kernel::as_fd, found, counted, options)
+    hold(Box::new(card), Kernel::as_fd, found, counted)
 }
 
 fn testing(options: &Options, kept: Option<OwnedFd>) -> Result<Held, String> {
@@ -69,7 +68,7 @@ fn testing(options: &Options, kept: Option<OwnedFd>) -> Result<Held, String> {
         None => Pipe::open(&path).map_err(|error| format!("{}: {error}", path.display()))?,
     };
     let found = Found { node: path, ..Found::default() };
-    hold(Box::new(card), Pipe::as_fd, found, counted, options)
+    hold(Box::new(card), Pipe::as_fd, found, counted)
 }
 
 fn hold<C: Card + 'static>(
@@ -77,7 +76,6 @@ fn hold<C: Card + 'static>(
     fd: impl Fn(&C) -> std::os::fd::BorrowedFd<'_>,
     found: Found,
     counted: bool,
-    options: &Options,
 ) -> Result<Held, String> {
     let name = found.node.display();
     let file = fd(&card).try_clone_to_owned().map_err(|error| format!("{name}: {error}"))?;
@@ -86,11 +84,13 @@ fn hold<C: Card + 'static>(
         device.disarm();
     }
     let driver = drivers::of(&info.identity);
+    let calibration = Calibration::read(Path::new(record::CALIBRATION));
+    let factor_ppm = calibration.and_then(|c| c.of(&info.identity, &record::firmware()));
     Ok(Held {
         boot_status: device.boot_status(),
         device,
         file,
-        timing: driver.timing(found.min_s, found.max_s, options.factor_ppm),
+        timing: driver.timing(found.min_s, found.max_s, factor_ppm),
         software: driver.is_software(),
         identity: info.identity,
         node: found.node,

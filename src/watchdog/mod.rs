@@ -8,3 +8,4 @@ pub mod discover;
 pub mod drivers;
 pub mod held;
 pub mod petter;
+pub mod record;

@@ -1,5 +1,6 @@
 //! The supervisor with the real kernel: control groups, signals, clocks.
 
+mod device;
 mod postgres;
 mod rig;
 

@@ -2,19 +2,23 @@
 //! what comes from either side.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, recv,
-    send, socket,
+    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind,
+    connect, listen, recv, recvmsg, send, socket,
 };
 use pgvigil::core::cluster::Tenure;
-use pgvigil::link::order::{Command, Configure, Confirmation, Envelope, Order, Watchdog};
+use pgvigil::link::order::{
+    Command, Configure, Confirmation, Envelope, Order, Watchdog, WatchdogMode,
+};
 use pgvigil::link::state::State;
 use pgvigil::link::{self, decode, encode};
 use pgvigil::supervisor::{Options, memory_path, run};
@@ -25,6 +29,9 @@ use pgvigil::watchdog::held;
 const OPTIONS: &str = "RIG_OPTIONS";
 const SOCKET: &str = "RIG_SOCKET";
 const PATIENCE: Duration = Duration::from_secs(15);
+/// In the rig's directory: what stands in for a watchdog device, and for systemd.
+const PIPE: &str = "dog";
+const NOTIFY: &str = "notify";
 
 /// Runs only in a process that a rig started.
 #[test]
@@ -39,7 +46,6 @@ fn as_supervisor() {
     let watchdog = next().map(|pipe| held::Options {
         choice: Choice { device: Some(pipe.into()), identity: None },
         testing: true,
-        factor_ppm: None,
     });
     let options = Options { agent: agent.map(String::from).into(), cgroup, user, watchdog };
     std::process::exit(run(options));
@@ -74,7 +80,20 @@ fn seqpacket() -> OwnedFd {
 }
 
 fn launch(dir: &Path, cgroup: Option<&Path>) -> Child {
-    start(Program::new(std::env::current_exe().unwrap()), dir, cgroup)
+    launch_with(dir, cgroup, None)
+}
+
+/// `kept`: a descriptor that systemd kept, as it would give it back.
+fn launch_with(dir: &Path, cgroup: Option<&Path>, kept: Option<OwnedFd>) -> Child {
+    // A shell, because the number of the process must be known to the program in it.
+    let script = if kept.is_some() {
+        "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=watchdog; exec \"$@\" 3<&0 </dev/null"
+    } else {
+        "exec \"$@\""
+    };
+    let mut program = Program::new("/bin/sh");
+    program.args(["-c", script, "sh"]).arg(std::env::current_exe().unwrap());
+    start(program, dir, cgroup, kept)
 }
 
 /// As postgres, who may look at other users' processes but not signal them.
@@ -83,18 +102,27 @@ fn launch_onlooker(dir: &Path) -> Child {
     program.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
     program.args(["--inh-caps=+sys_ptrace", "--ambient-caps=+sys_ptrace", "--"]);
     program.arg(std::env::current_exe().unwrap());
-    start(program, dir, None)
+    start(program, dir, None, None)
 }
 
-fn start(mut program: Program, dir: &Path, cgroup: Option<&Path>) -> Child {
+fn start(
+    mut program: Program,
+    dir: &Path,
+    cgroup: Option<&Path>,
+    kept: Option<OwnedFd>,
+) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
     let cgroup = cgroup.map_or("", |path| path.to_str().unwrap());
+    let pipe = dir.join(PIPE);
+    let pipe = pipe.exists().then(|| pipe.display().to_string()).unwrap_or_default();
+    let notify = dir.join(NOTIFY);
     program
         .args(["--exact", "supervisor::rig::as_supervisor", "--test-threads=1", "--nocapture"])
-        .env(OPTIONS, format!("{cgroup}\npostgres"))
+        .env(OPTIONS, format!("{cgroup}\npostgres\n{pipe}"))
         .env(SOCKET, dir.join("rig"))
+        .envs(notify.exists().then_some(("NOTIFY_SOCKET", notify)))
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(kept.map_or(Stdio::null(), Stdio::from))
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()
@@ -115,6 +143,8 @@ pub struct Rig {
     pub cgroup: Option<PathBuf>,
     pub child: Child,
     listener: UnixListener,
+    dog: Option<fs::File>,
+    notify: Option<UnixDatagram>,
 }
 
 pub fn sh(script: &str) -> Command {
@@ -146,17 +176,23 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 impl Rig {
     /// A directory of user postgres with a fresh supervisor; `None`: not root, so it cannot run.
     pub fn new(name: &str, grouped: bool) -> Option<Rig> {
-        Rig::launched(name, grouped, launch)
+        Rig::launched(name, grouped, false, launch)
     }
 
     /// One whose supervisor has no control groups and may see what it may not signal.
     pub fn onlooker(name: &str) -> Option<Rig> {
-        Rig::launched(name, false, |dir, _| launch_onlooker(dir))
+        Rig::launched(name, false, false, |dir, _| launch_onlooker(dir))
+    }
+
+    /// With a watchdog device, and a service manager that keeps descriptors.
+    pub fn watched(name: &str) -> Option<Rig> {
+        Rig::launched(name, true, true, launch)
     }
 
     fn launched(
         name: &str,
         grouped: bool,
+        watched: bool,
         launch: impl FnOnce(&Path, Option<&Path>) -> Child,
     ) -> Option<Rig> {
         if !process::is_root() {
@@ -178,8 +214,52 @@ impl Rig {
         listen(&listener, Backlog::new(8).unwrap()).unwrap();
         let listener = UnixListener::from(listener);
         std::os::unix::fs::chown(dir.join("rig"), Some(user.uid.as_raw()), None).unwrap();
+        let (dog, notify) = (dir.join(PIPE), dir.join(NOTIFY));
+        let notify = watched.then(|| {
+            nix::unistd::mkfifo(&dog, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+            let socket = UnixDatagram::bind(&notify).unwrap();
+            for path in [&dog, &notify] {
+                std::os::unix::fs::chown(path, Some(user.uid.as_raw()), None).unwrap();
+            }
+            socket
+        });
+        let dog = watched.then(|| {
+            let mut options = fs::OpenOptions::new();
+            options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&dog).unwrap()
+        });
         let child = launch(&dir, cgroup.as_deref());
-        Some(Rig { dir, cgroup, child, listener })
+        Some(Rig { dir, cgroup, child, listener, dog, notify })
+    }
+
+    /// What the watchdog device was told since the last look.
+    pub fn told(&mut self) -> String {
+        let mut buffer = [0; 4096];
+        let length = self.dog.as_mut().unwrap().read(&mut buffer).unwrap_or(0);
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    }
+
+    /// The descriptor that systemd was given to keep.
+    pub fn stored(&self) -> OwnedFd {
+        let socket = self.notify.as_ref().unwrap();
+        until("FDSTORE=1", || {
+            let (mut text, mut space) = ([0; 256], nix::cmsg_space!(std::os::fd::RawFd));
+            let mut text = [std::io::IoSliceMut::new(&mut text)];
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let message = recvmsg::<()>(socket.as_raw_fd(), &mut text, Some(&mut space), flags);
+            let rights = message.ok()?.cmsgs().ok()?.find_map(|c| match c {
+                ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+                _ => None,
+            })?;
+            // SAFETY: it was received a moment ago, for nobody else.
+            Some(unsafe { OwnedFd::from_raw_fd(rights) })
+        })
+    }
+
+    /// Killed; another one at once, with what systemd kept.
+    pub fn crash_with(&mut self, kept: OwnedFd) {
+        self.signal(libc::SIGKILL);
+        self.exit_code();
+        self.child = launch_with(&self.dir, self.cgroup.as_deref(), Some(kept));
     }
 
     /// Another supervisor, for the data directory of `first` by its orders.
@@ -245,13 +325,21 @@ impl Rig {
     }
 
     pub fn configure(&self, ttl_s: u64, freeze_max_s: u64) -> Order {
+        self.configure_device(ttl_s, freeze_max_s, false)
+    }
+
+    pub fn configure_device(&self, ttl_s: u64, freeze_max_s: u64, required: bool) -> Order {
         Order::Configure(Configure {
             data_dir: self.data_dir(),
             ttl: Duration::from_secs(ttl_s),
             rho_ppm: 10_000,
             freeze_max: Duration::from_secs(freeze_max_s),
             postgres_path: "/usr/lib/postgresql/15/bin/postgres".into(),
-            watchdog: Watchdog { election: Duration::from_secs(1), ..Watchdog::default() },
+            watchdog: Watchdog {
+                mode: if required { WatchdogMode::Required } else { WatchdogMode::Automatic },
+                election: Duration::from_secs(1),
+                ..Watchdog::default()
+            },
         })
     }
 

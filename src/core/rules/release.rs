@@ -54,6 +54,11 @@ pub const RULES: &[Rule] = &[
     Rule { id: "stop.waiting", meaning: "PostgreSQL is stopping", matches: waiting },
     Rule { id: "stop.begin", meaning: "stop PostgreSQL in good order", matches: begin },
     Rule { id: "stop.done", meaning: "nothing of PostgreSQL is left: exit", matches: done },
+    Rule {
+        id: "stop.after_reset",
+        meaning: "the machine was reset while it was primary, and `stay_down` asks for an operator",
+        matches: after_reset,
+    },
 ];
 
 fn key(v: &View) -> Option<Outcome> {
@@ -223,4 +228,14 @@ fn done(v: &View) -> Option<Outcome> {
         }
         None => Some(Outcome::say(v, "stopped").act(Action::Goodbye)),
     }
+}
+
+/// Until `pgvigil watchdog release` removes the mark.
+fn after_reset(v: &View) -> Option<Outcome> {
+    let idle = matches!(v.guard.phase, Phase::Idle | Phase::Fenced);
+    let empty = v.server.postmaster.is_none() && v.server.running_pid.is_none();
+    (v.server.stay_down && idle && empty).then(|| {
+        Outcome::say(v, "staying down after a reset until `pgvigil watchdog release` is called")
+            .wake(Duration::from_secs(1))
+    })
 }

@@ -193,6 +193,11 @@ fn found_primary(v: &View) -> Option<Outcome> {
 }
 
 fn frozen(v: &View) -> Option<Outcome> {
+    // It cannot be stopped in good order: that takes a server that runs.
+    if v.guard.phase == Phase::Frozen && v.wishes.stop {
+        let reason = "asked to stop while PostgreSQL is frozen".to_owned();
+        return Some(Outcome::say(v, reason.clone()).act(Action::Fence { reason }));
+    }
     (v.guard.phase == Phase::Frozen).then(|| {
         Outcome::say(v, "frozen because the leader lease could not be confirmed in time")
             .wake(Duration::from_millis(500))

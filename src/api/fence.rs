@@ -1,0 +1,109 @@
+//! The fence in numbers: metrics of our own, behind Patroni's.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::core::time::{Boot, Wall};
+
+/// What the supervisor counts and the renewals show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fence {
+    /// The watchdog device counts.
+    pub armed: bool,
+    pub pings: u32,
+    pub withheld: u32,
+    pub failed: u32,
+    /// When the renewal was sent that is the newest evidence of the lease.
+    pub evidence_at: Option<Boot>,
+    /// The least that was left of the device's timeout when a ping came.
+    pub margin_min: Option<Duration>,
+    /// How much later than planned renewals are sent: p50, p99, maximum.
+    pub lateness: Option<[Duration; 3]>,
+    pub freezes: u32,
+    pub thaws: u32,
+    pub kills: u32,
+    /// What reset the machine while it was primary, the last time, and when.
+    pub last_reset: Option<(&'static str, Wall)>,
+}
+
+/// In the text format of Prometheus. `labels`: `scope="…",name="…"`.
+pub fn metrics(fence: &Fence, labels: &str, now: Boot) -> String {
+    let mut out = String::new();
+    let mut metric = |name: &str, kind: &str, help: &str, values: &[(&str, f64)]| {
+        if !values.is_empty() {
+            let head = format!("# HELP pgvigil_{name} {help}\n# TYPE pgvigil_{name} {kind}\n");
+            out.push_str(&head);
+        }
+        for (extra, value) in values {
+            writeln!(out, "pgvigil_{name}{{{labels}{extra}}} {value}")
+                .expect("invariant: writing to a string does not fail");
+        }
+    };
+    let armed = f64::from(u8::from(fence.armed));
+    metric("watchdog_armed", "gauge", "1 if the watchdog device counts.", &[("", armed)]);
+    for (name, help, value) in [
+        ("watchdog_pings_total", "Pings of the watchdog device.", fence.pings),
+        (
+            "watchdog_withheld_total",
+            "Confirmations that gave no ping: too old, or sent before the last ping returned.",
+            fence.withheld,
+        ),
+        ("watchdog_failed_total", "Pings that the driver refused.", fence.failed),
+        ("freezes_total", "Freezes of PostgreSQL.", fence.freezes),
+        ("thaws_total", "Thaws of PostgreSQL.", fence.thaws),
+        ("kills_total", "Kills of PostgreSQL by the fence.", fence.kills),
+    ] {
+        metric(name, "counter", help, &[("", value.into())]);
+    }
+    let seconds = |d: Duration| d.as_secs_f64();
+    let age: Vec<_> = fence.evidence_at.iter().map(|at| ("", seconds(now.since(*at)))).collect();
+    let help = "Age of the newest evidence of the leader lease.";
+    metric("evidence_age_seconds", "gauge", help, &age);
+    let margin: Vec<_> = fence.margin_min.iter().map(|d| ("", seconds(*d))).collect();
+    let help = "The least that was left of the device's timeout when a ping came.";
+    metric("watchdog_margin_min_seconds", "gauge", help, &margin);
+    let quantiles = [",quantile=\"0.5\"", ",quantile=\"0.99\"", ",quantile=\"1\""];
+    let late: Vec<_> =
+        fence.lateness.iter().flat_map(|all| quantiles.into_iter().zip(all.map(seconds))).collect();
+    let help = "How much later than planned renewals of the leader lease are sent.";
+    metric("renewal_lateness_seconds", "gauge", help, &late);
+    if let Some((by, at)) = fence.last_reset {
+        let label = format!(",by=\"{by}\"");
+        let help = "When the machine last went down while the device was armed, and by what.";
+        let at = [(label.as_str(), at.0 as f64 / 1e6)];
+        metric("last_reset_timestamp_seconds", "gauge", help, &at);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_not_told() {
+        let page = metrics(&Fence::default(), "scope=\"a\"", Boot(0));
+        assert!(page.contains("pgvigil_watchdog_armed{scope=\"a\"} 0\n"), "{page}");
+        assert!(!page.contains("age") && !page.contains("quantile") && !page.contains("reset"));
+        let ms = Duration::from_millis;
+        let fence = Fence {
+            armed: true,
+            pings: 7,
+            evidence_at: Some(Boot(1_000_000_000)),
+            margin_min: Some(ms(2500)),
+            lateness: Some([ms(1), ms(20), ms(300)]),
+            last_reset: Some(("watchdog", Wall(1_500_000))),
+            ..Fence::default()
+        };
+        let page = metrics(&fence, "scope=\"a\"", Boot(3_500_000_000));
+        for line in [
+            "pgvigil_watchdog_pings_total{scope=\"a\"} 7",
+            "pgvigil_evidence_age_seconds{scope=\"a\"} 2.5",
+            "pgvigil_watchdog_margin_min_seconds{scope=\"a\"} 2.5",
+            "pgvigil_renewal_lateness_seconds{scope=\"a\",quantile=\"0.99\"} 0.02",
+            "pgvigil_last_reset_timestamp_seconds{scope=\"a\",by=\"watchdog\"} 1.5",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} not in\n{page}");
+        }
+    }
+}
