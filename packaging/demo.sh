@@ -132,6 +132,7 @@ configure() { # member
     cat <<END
 scope: demo
 name: $m
+watchdog: {mode: off} # this machine is not to be reset by what a demonstration does
 restapi:
   listen: 127.0.0.1:${rest[$m]}
   connect_address: 127.0.0.1:${rest[$m]}

@@ -218,7 +218,7 @@ fn vigil(turn: &Turn, view: &View) -> serde_json::Value {
         "fresh_ms": ms(b.g),
         "renew_ms": ms(b.k),
     })));
-    vigil["evidence_age_ms"] = json!(link.sent_at.map(|at| ms(now.since(at))));
+    vigil["evidence_age_ms"] = json!(link.sent_at.map(|at| ms(view.now.since(at))));
     vigil["watchdog"] = watchdog(link);
     if let Some(reset) = turn.drivers.last_reset.get() {
         vigil["last_reset"] = json!({

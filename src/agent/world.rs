@@ -18,6 +18,7 @@ use crate::core::view::{
 };
 use crate::link::order::JobKind;
 use crate::link::state::{ExitStatus, Means, State};
+use crate::sys::clock;
 
 use super::drivers::Setup;
 use super::events::{Event, Fact};

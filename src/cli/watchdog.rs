@@ -266,19 +266,20 @@ fn agree(run: &Run, found: &Found) -> Result<(), String> {
 fn calibrate(run: &Run, path: &Path) -> Result<(), String> {
     let at = |error: io::Error| format!("{}: {error}", path.display());
     let boot = record::boot_id();
-    if let Some(before) = Calibration::read(path).filter(|c| c.factor_ppm.is_none()) {
-        if let Some(factor) = before.measured(&boot, STEP.as_millis() as u64) {
-            let done = Calibration { factor_ppm: Some(factor), ..before };
-            write(path, &done).map_err(at)?;
-            println!(
-                "{}: resets within {}.{:02} times its timeout; {} holds that, and pgvigil uses it",
-                done.identity,
-                factor / 1_000_000,
-                factor / 10_000 % 100,
-                path.display()
-            );
-            return Ok(());
-        }
+    let before = Calibration::read(path).filter(|c| c.factor_ppm.is_none());
+    if let Some(before) = before
+        && let Some(factor) = before.measured(&boot, STEP.as_millis() as u64)
+    {
+        let done = Calibration { factor_ppm: Some(factor), ..before };
+        write(path, &done).map_err(at)?;
+        println!(
+            "{}: resets within {}.{:02} times its timeout; {} holds that, and pgvigil uses it",
+            done.identity,
+            factor / 1_000_000,
+            factor / 10_000 % 100,
+            path.display()
+        );
+        return Ok(());
     }
     fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).map_err(at)?;
     let choice = Choice { device: run.device.clone(), identity: None };

@@ -295,6 +295,7 @@ impl World {
             bootstrapping: i.bootstrapping,
             promoting: i.promoting,
             half_rewound: i.half_rewound,
+            stay_down: false,
             shm_attached: i.shm_attached,
             running_pid: i.running_pid,
             postmaster: member.supervisor.as_ref().and_then(|s| {

@@ -165,8 +165,19 @@ impl Supervisor {
         self.dog.budget(ttl, rho_ppm, &mut self.log)
     }
 
-    pub fn wish_device(&mut self, wish: Watchdog) {
-        self.dog.wish = wish;
+    /// The same with another configuration, which stays in force if it can be kept.
+    pub fn budget_as(
+        &mut self,
+        wish: Watchdog,
+        ttl: Duration,
+        rho_ppm: u32,
+    ) -> Result<Budget, String> {
+        let before = std::mem::replace(&mut self.dog.wish, wish);
+        let budget = self.dog.budget(ttl, rho_ppm, &mut self.log);
+        if budget.is_err() {
+            self.dog.wish = before;
+        }
+        budget
     }
 
     /// At the start, after the record of the supervisor before this one was taken up, if any: a

@@ -118,6 +118,7 @@ impl Supervisor {
     }
 
     fn configure(&mut self, configure: &Configure) -> Answer {
+        let budget = self.budget_as(configure.watchdog, configure.ttl, configure.rho_ppm)?;
         let data_dir = PathBuf::from(&configure.data_dir);
         match &mut self.member {
             Some(member) if member.descent.data_dir != data_dir => {
@@ -126,8 +127,6 @@ impl Supervisor {
             Some(member) => member.rho_ppm = configure.rho_ppm,
             None => self.settle_in(configure, data_dir)?,
         }
-        self.wish_device(configure.watchdog);
-        let budget = self.budget(configure.ttl)?;
         let freeze_max = configure.freeze_max;
         self.order(Event::Configure { budget, freeze_max })?;
         let ms = |d: Duration| d.as_millis();

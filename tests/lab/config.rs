@@ -28,6 +28,7 @@ pub fn render(settings: &Settings, member: u8, directory: &Path) -> String {
         "\
 scope: lab
 name: m{member}
+watchdog: {{mode: off}}
 restapi:
   listen: {address}:{REST_PORT}
   connect_address: {address}:{REST_PORT}

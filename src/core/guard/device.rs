@@ -38,6 +38,8 @@ pub enum Device {
 pub(super) struct Pings {
     /// When the last one, or the arming, returned.
     pub(super) done: Boot,
+    /// The timeout that the device was told; zero: not by us.
+    pub(super) timeout: Duration,
     /// The same of the last one without proof.
     pub(super) unproven: Boot,
     /// One is under way; `Some(true)`: with proof.
@@ -71,6 +73,7 @@ impl Guard {
         let watch = self.budget.and_then(|budget| budget.watch);
         if let (Some(watch), Device::Off) = (watch, self.device) {
             self.device = Device::Arming;
+            self.pings.timeout = watch.set;
             out.push(Effect::ArmDevice { timeout: watch.set });
         }
     }
@@ -87,8 +90,8 @@ impl Guard {
         if self.device == Device::Arming {
             self.device = Device::On;
             // The kernel counts from here, as from a ping.
-            let withheld = self.pings.withheld;
-            self.pings = Pings { done: at, unproven: at, withheld, ..Pings::default() };
+            let Pings { withheld, timeout, .. } = self.pings;
+            self.pings = Pings { done: at, unproven: at, withheld, timeout, ..Pings::default() };
         }
     }
 
@@ -123,22 +126,28 @@ impl Guard {
     }
 
     pub(super) fn ping(&mut self, proof: Option<Boot>, out: &mut Vec<Effect>) {
-        if let Some(watch) = self.budget.and_then(|budget| budget.watch) {
-            self.pings.pending = Some(proof.is_some());
-            out.push(Effect::Ping { proof, timeout: watch.set });
-        }
+        let Some(timeout) = self.timeout() else { return };
+        self.pings.pending = Some(proof.is_some());
+        self.pings.timeout = timeout;
+        out.push(Effect::Ping { proof, timeout });
+    }
+
+    /// W; of a budget that has no device any more, while it still counts, the last one.
+    fn timeout(&self) -> Option<Duration> {
+        let last = Some(self.pings.timeout).filter(|timeout| !timeout.is_zero());
+        self.budget.and_then(|budget| budget.watch).map(|watch| watch.set).or(last)
     }
 
     /// When the next ping without proof is due: half a timeout after the last one of any kind.
     pub(super) fn ping_due(&self) -> Option<Boot> {
-        let watch = self.budget.and_then(|budget| budget.watch)?;
+        let timeout = self.timeout()?;
         let harmless = match self.phase {
             Phase::Candidate | Phase::Leading => !self.may_acknowledge(),
             Phase::Frozen => self.group.frozen || self.pings.still || !self.may_acknowledge(),
             _ => false,
         };
         let due = self.device == Device::On && self.pings.pending.is_none() && harmless;
-        due.then(|| self.pings.done.plus(watch.set / 2))
+        due.then(|| self.pings.done.plus(timeout / 2))
     }
 
     pub(super) fn pinged(&mut self, at: Option<Boot>, now: Boot, out: &mut Vec<Effect>) {
