@@ -105,12 +105,7 @@ fn launch_onlooker(dir: &Path) -> Child {
     start(program, dir, None, None)
 }
 
-fn start(
-    mut program: Program,
-    dir: &Path,
-    cgroup: Option<&Path>,
-    kept: Option<OwnedFd>,
-) -> Child {
+fn start(mut program: Program, dir: &Path, cgroup: Option<&Path>, kept: Option<OwnedFd>) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
     let cgroup = cgroup.map_or("", |path| path.to_str().unwrap());
     let pipe = dir.join(PIPE);
