@@ -3,9 +3,11 @@
 # make demo-failover  the same, with faults and a verdict
 # make test           everything that can be checked here
 # make bench          write gaps and costs; SUT=patroni measures Patroni, RUNS=n repeats n times
-# make lint, unit, parts, sim, cluster, mixed [SCENARIO=name]     pieces of it
+# make lint, unit, parts, sim, cluster, mixed, test-vm-quick [SCENARIO=name]      pieces of it
+# make test-vm        everything that virtual machines can show: real resets, by two devices
 
 .PHONY: demo demo-failover test lint unit parts sim cluster mixed bench build setup
+.PHONY: test-vm test-vm-quick setup-vm
 
 demo: build
 	@packaging/demo.sh
@@ -13,7 +15,7 @@ demo: build
 demo-failover: build
 	@packaging/demo.sh failover
 
-test: lint unit parts sim cluster mixed
+test: lint unit parts sim cluster mixed test-vm-quick
 
 lint: setup
 	cargo fmt --check
@@ -26,7 +28,7 @@ unit: setup
 # their times are judged, and print what they saw.
 parts: setup
 	cargo test --locked --test tests -- --skip cluster:: --skip dcs:: --skip health:: --skip sim:: \
-		--skip mixed:: --skip twins:: --skip clients:: --skip tutorials::
+		--skip mixed:: --skip twins:: --skip clients:: --skip tutorials:: --skip vm::
 	cargo test --locked --test tests -- --test-threads=1 dcs:: sim::
 
 # A thousand clusters under faults: 75 s of one processor where this package is optimized, four times
@@ -42,6 +44,12 @@ mixed: setup
 	cargo test --locked --test tests -- --nocapture --test-threads=1 \
 		mixed:: twins:: clients:: tutorials::
 
+test-vm-quick: setup-vm
+	cargo test --locked --test tests -- --nocapture --test-threads=1 vm::
+
+test-vm: setup-vm
+	cargo test --locked --test tests -- --nocapture --test-threads=1 --ignored vm::
+
 bench: setup
 	cargo test --locked --release --test tests -- --nocapture --ignored bench::
 
@@ -50,3 +58,6 @@ build: setup
 
 setup:
 	@packaging/setup.sh
+
+setup-vm: setup
+	@packaging/setup.sh vm

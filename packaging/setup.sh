@@ -1,5 +1,7 @@
 #!/bin/sh
 # Installs what pgvigil's build, demo and tests need, from the distribution, if it is missing.
+# With the argument `vm`, what the virtual machines of tests/vm need, too (QEMU and mmdebstrap:
+# about 60 MB to fetch, a minute).
 # Starts nothing: no PostgreSQL cluster is created, etcd stays off; what already ran goes on.
 set -eu
 
@@ -10,6 +12,12 @@ need() { # command package...
     command -v "$command" >/dev/null || missing="$missing $*"
 }
 PATH=$PATH:/usr/sbin:/sbin
+if [ "${1:-}" = vm ]; then
+    need qemu-system-x86_64 qemu-system-x86
+    need mmdebstrap mmdebstrap
+    need strip binutils
+fi
+wanted=${1:-}
 set -- /usr/lib/postgresql/*/bin/postgres
 [ -x "$1" ] || missing="$missing postgresql"
 need psql postgresql-client
@@ -39,7 +47,7 @@ if ! command -v apt-get >/dev/null; then
 fi
 if [ "$(id -u)" -ne 0 ]; then
     echo "setup: installing$missing with sudo"
-    exec sudo "$0"
+    exec sudo "$0" $wanted
 fi
 
 echo "setup: installing$missing"

@@ -90,6 +90,7 @@ fn links_and_file_names_are_right() {
         "docs/ARCHITECTURE.md",
         "docs/COMPATIBILITY.md",
         "docs/CONFIGURATION.md",
+        "docs/FENCING.md",
         "docs/MIGRATING.md",
         "docs/RULES.md",
         "docs/SAFETY.md",

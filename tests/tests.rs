@@ -26,5 +26,6 @@ mod supervisor;
 mod tidy;
 mod tutorials;
 mod twins;
+mod vm;
 mod wrong_input;
 mod yaml;

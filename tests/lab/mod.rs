@@ -143,26 +143,37 @@ pub struct Lab {
 impl Lab {
     /// Builds the network and starts etcd; no member runs yet.
     pub fn new(settings: Settings) -> Lab {
+        let hosts = (1..=settings.members).map(Host::Member).collect();
+        let mut lab = Lab::without_members(settings, hosts);
+        let program = lab.program(lab.settings.product);
+        let member = |n| Member::new(&lab.settings, n, lab.base(), &program, &lab.network);
+        lab.members = lab.numbers().map(member).collect();
+        lab
+    }
+
+    /// Network, etcd and client. Members other than this machine's processes (virtual machines)
+    /// are the caller's; `hosts` are those of them that sit in namespaces.
+    pub fn without_members(settings: Settings, hosts: Vec<Host>) -> Lab {
         net::sweep();
         sweep_files();
         let base = directory();
-        let hosts = std::iter::once(Host::Client)
-            .chain((1..=settings.etcds).map(Host::Etcd))
-            .chain((1..=settings.members).map(Host::Member));
+        let hosts =
+            std::iter::once(Host::Client).chain((1..=settings.etcds).map(Host::Etcd)).chain(hosts);
         let network = Network::new(hosts.collect());
-        let product = settings.product;
-        let programs = BTreeMap::from([(product, install(product, base.path()))]);
-        let members = (1..=settings.members)
-            .map(|n| Member::new(&settings, n, base.path(), &programs[&product], &network))
-            .collect();
         let mut etcds: Vec<Etcd> = (1..=settings.etcds)
             .map(|n| Etcd::new(n, settings.etcds, base.path(), &network))
             .collect();
         etcds.iter_mut().for_each(Etcd::start);
-        let (writer, patronictl) = (None, None);
+        let programs = BTreeMap::new();
+        let (writer, patronictl, members) = (None, None, Vec::new());
         let lab = Lab { settings, writer, patronictl, members, etcds, network, programs, base };
         lab.etcd_leader();
         lab
+    }
+
+    /// Where everything of this laboratory lies; gone with it.
+    pub fn base(&self) -> &Path {
+        self.base.path()
     }
 
     /// Starts all members and waits for a leader with streaming replicas, then makes the table and
@@ -170,6 +181,11 @@ impl Lab {
     pub fn bootstrap(&mut self) {
         self.members.iter_mut().for_each(Member::start);
         let view = self.wait_healthy("bootstrap", Duration::from_secs(90));
+        self.begin_writing(&view);
+    }
+
+    /// Makes the table on the leader and starts the writers.
+    pub fn begin_writing(&mut self, view: &View) {
         let leader = view.leader().expect("a healthy view").number;
         self.query(leader, "CREATE ROLE writer LOGIN PASSWORD 'lab-secret'").expect("role");
         // Replicas refuse fifty rows a second; that is no news for their logs.

@@ -94,6 +94,15 @@ impl Network {
         format!("{}switch", self.prefix)
     }
 
+    /// A port of the switch for a virtual machine with this host's address; [`Network::unplug`]
+    /// pulls its cable. Returns the namespace in which the port is, and its name.
+    pub fn tap(&self, host: Host) -> (PathBuf, String) {
+        let (switch, port) = (self.switch(), host.to_string());
+        ip(&["-n", &switch, "tuntap", "add", "dev", &port, "mode", "tap"]);
+        ip(&["-n", &switch, "link", "set", &port, "master", "br0", "up"]);
+        (PathBuf::from(NAMESPACES).join(switch), port)
+    }
+
     fn name(&self, host: Host) -> String {
         format!("{}{host}", self.prefix)
     }
