@@ -257,10 +257,11 @@ fn payload(settings: &Settings, member: u8, base: &Path, program: &Path) -> Path
     let configuration = config::render(settings, member, Path::new("/data/pgvigil"));
     // The thousands of hashes of a SCRAM login take seconds in an emulated machine.
     let configuration = configuration.replace("scram-sha-256", "trust");
+    let watchdog = format!("watchdog:\n  mode: {REQUIRED}\n");
+    let configuration = configuration.replace("watchdog: {mode: off}\n", &watchdog);
     let identity = Device::of(member).identity();
-    let watchdog =
-        format!("watchdog:\n  mode: {REQUIRED}\nvigil:\n  watchdog:\n    identity: {identity}\n");
-    file("etc/pgvigil.yml", &(configuration + &watchdog));
+    let choice = format!("vigil:\n  watchdog:\n    identity: {identity}\n");
+    file("etc/pgvigil.yml", &(configuration + &choice));
     file("etc/systemd/system/pgvigil.service", UNIT);
     file("etc/udev/rules.d/70-pgvigil-watchdog.rules", RULES);
     let installed = root.join("usr/bin/pgvigil");
