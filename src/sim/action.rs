@@ -11,6 +11,7 @@ use crate::core::sync;
 use crate::core::view::{PeerAnswer, View, Work, position};
 
 use super::agent::{CallError, Ctx};
+use super::check::PausedAct;
 use super::defect::Defect;
 use super::lease::{armed, confirm, relet, renew};
 use super::order::{Order, order};
@@ -77,7 +78,6 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
             order(ctx, Order::Guard(Event::Campaign)).await?;
             armed(ctx).await
         }
-        Action::Withdraw => order(ctx, Order::Guard(Event::Withdraw)).await,
         Action::ConfirmOwn => confirm(ctx, v.settings.retry_timeout).await,
         Action::Pause { tenure, .. } => order(ctx, Order::Guard(Event::Pause(tenure))).await,
         Action::Resume => resume(ctx, v).await,
@@ -86,17 +86,6 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
             ctx.read(v.settings.retry_timeout).await?;
             moved
         }
-        Action::Adopt { pid, standby } => order(ctx, Order::Adopt(pid, standby)).await,
-        Action::Reload => order(ctx, Order::Reload).await,
-        Action::LeaseLost { tenure } => order(ctx, Order::Guard(Event::LeaseLost(tenure))).await,
-        Action::Fence { .. } => order(ctx, Order::Guard(Event::Fence)).await,
-        Action::Sealed => order(ctx, Order::Guard(Event::Sealed)).await,
-        Action::Release { tenure } => order(ctx, Order::Guard(Event::Release(tenure))).await,
-        Action::CancelWork => order(ctx, Order::Cancel).await,
-        Action::StopFast => stop(ctx, v, Order::Fast).await,
-        Action::StopImmediate => stop(ctx, v, Order::Immediate).await,
-        Action::Goodbye => order(ctx, Order::Goodbye).await,
-        Action::Leave => order(ctx, Order::Leave).await,
         Action::DropReinitialize => {
             ctx.agent(|a| a.wishes.reinitialize = false);
             Ok(())
@@ -135,6 +124,25 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
         }
         Action::Rewind { from } => order(ctx, Order::Run(Work::Rewind, Some(from.name))).await,
         Action::RemoveData { .. } => remove_data(ctx, v),
+        plain => act_by_order(ctx, v, plain).await,
+    }
+}
+
+/// What is one order to the supervisor.
+async fn act_by_order(ctx: &Ctx, v: &View, action: Action) -> Done {
+    match action {
+        Action::Withdraw => order(ctx, Order::Guard(Event::Withdraw)).await,
+        Action::Adopt { pid, standby } => order(ctx, Order::Adopt(pid, standby)).await,
+        Action::Reload => order(ctx, Order::Reload).await,
+        Action::LeaseLost { tenure } => order(ctx, Order::Guard(Event::LeaseLost(tenure))).await,
+        Action::Fence { .. } => order(ctx, Order::Guard(Event::Fence)).await,
+        Action::Sealed => order(ctx, Order::Guard(Event::Sealed)).await,
+        Action::Release { tenure } => order(ctx, Order::Guard(Event::Release(tenure))).await,
+        Action::CancelWork => order(ctx, Order::Cancel).await,
+        Action::StopFast => stop(ctx, v, Order::Fast).await,
+        Action::StopImmediate => stop(ctx, v, Order::Immediate).await,
+        Action::Goodbye => order(ctx, Order::Goodbye).await,
+        Action::Leave => order(ctx, Order::Leave).await,
         bootstrap => act_bootstrap(ctx, v, bootstrap).await,
     }
 }
@@ -246,6 +254,7 @@ async fn resume(ctx: &Ctx, v: &View) -> Done {
 
 async fn stop(ctx: &Ctx, v: &View, how: Order) -> Done {
     let Some(postmaster) = v.server.postmaster else { return Ok(()) };
+    ctx.with(|w| w.check_paused(ctx.m, PausedAct::Stop));
     order(ctx, how).await?;
     let (pid, at) = (postmaster.pid, ctx.local());
     ctx.agent(|a| a.stopping = a.stopping.filter(|(of, _)| *of == pid).or(Some((pid, at))));

@@ -11,7 +11,7 @@ use crate::core::guard::Phase;
 use crate::core::lsn::Lsn;
 use crate::core::sync_names;
 use crate::core::time::Boot;
-use crate::core::view::{Memory, View};
+use crate::core::view::{LastExit, Memory, View};
 
 use super::engine::Time;
 use super::fault::RESTORED;
@@ -353,12 +353,17 @@ impl World {
         let since = a.paused_since;
         let ended = self.members[m].supervisor.as_ref().and_then(|s| s.last_exit);
         let (wrong, what) = match act {
-            PausedAct::Promote => (!owner, "promoted"),
+            // The race may have been won when the pause was not known here yet.
+            PausedAct::Promote => {
+                let new = self.local(m).since(since) < ms(10_000);
+                (!owner && !new, "promoted")
+            }
             PausedAct::Stop => (true, "stopped"),
             // What a fence ended is served again, read-only.
             PausedAct::Start => {
                 let fenced = self.phase(m) == Phase::Fenced;
-                (!fenced && !owner && ended.is_some_and(|e| e.at >= since), "started")
+                let died = |e: &LastExit| e.at >= since && memory.stopped_pid != Some(e.pid);
+                (!fenced && !owner && ended.as_ref().is_some_and(died), "started")
             }
         };
         self.checks.exercise("paused");

@@ -5,7 +5,7 @@
 //! and no build has them in its own agent or supervisor (docs/decisions/0014-defects.md).
 
 use crate::core::settings::SyncMode;
-use crate::core::sync::quote;
+use crate::core::sync_names;
 use crate::core::view::View;
 
 use super::world::World;
@@ -105,9 +105,10 @@ impl World {
 fn believe(view: &mut View) {
     let (ordered, now) = (view.memory.sync_names.clone(), view.now);
     let (Some(names), Some(seen)) = (ordered, &mut view.server.probe) else { return };
+    let listed = sync_names::parse(&names).map(|parsed| parsed.names).unwrap_or_default();
     let probe = std::sync::Arc::make_mut(&mut seen.value);
     for sender in &mut probe.wal_senders {
-        if names == quote(&sender.application_name) {
+        if listed.contains(&sender.application_name) {
             sender.sync_state = "sync".to_owned();
             sender.flush_lsn = probe.flush_lsn;
         }

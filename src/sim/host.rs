@@ -188,7 +188,7 @@ impl World {
         self.healed = true;
         self.store_returns();
         self.configure_cluster(|s| s.paused = false);
-        if std::mem::take(&mut self.restored) {
+        if self.restored {
             // Whom an old /sync names may have nothing: that is for people to decide.
             self.store.forget_sync();
             for m in 0..self.members.len() {

@@ -76,7 +76,6 @@ impl World {
         if self.members[m].supervisor.as_ref().is_none_or(|s| s.postmaster.is_none()) {
             return Err("no postmaster");
         }
-        self.check_paused(m, PausedAct::Stop);
         self.decide(m, Event::StopSignal).map_err(|r| r.0)?;
         match order {
             Order::Fast => self.stop_fast(m),
@@ -118,17 +117,7 @@ impl World {
                 job::cancel(self, m);
                 Ok(())
             }
-            Order::Adopt(pid, standby) => {
-                if self.members[m].server.as_ref().is_none_or(|s| s.pid != pid) {
-                    return Err("no such process");
-                }
-                let now = self.local(m);
-                if let Some(s) = &mut self.members[m].supervisor {
-                    s.postmaster = Some((pid, now));
-                }
-                let standby = standby || self.flawed(Defect::AdoptsAsStandby);
-                self.decide(m, Event::Adopted { standby }).map_err(|r| r.0)
-            }
+            Order::Adopt(pid, standby) => self.adopt(m, pid, standby),
             Order::Capsule(held) => {
                 if let Some(s) = &mut self.members[m].supervisor {
                     s.capsule = held;
@@ -155,6 +144,18 @@ impl World {
     fn permitted(&mut self, m: usize, event: Event) -> Result<(), &'static str> {
         let answer = self.decide(m, event).map_err(|r| r.0);
         if self.flawed(Defect::PermitsAlways) { Ok(()) } else { answer }
+    }
+
+    fn adopt(&mut self, m: usize, pid: i32, standby: bool) -> Result<(), &'static str> {
+        if self.members[m].server.as_ref().is_none_or(|s| s.pid != pid) {
+            return Err("no such process");
+        }
+        let now = self.local(m);
+        if let Some(s) = &mut self.members[m].supervisor {
+            s.postmaster = Some((pid, now));
+        }
+        let standby = standby || self.flawed(Defect::AdoptsAsStandby);
+        self.decide(m, Event::Adopted { standby }).map_err(|r| r.0)
     }
 
     /// SIGHUP: the written configuration comes into force.

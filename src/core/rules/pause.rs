@@ -71,16 +71,23 @@ pub fn mixed(cluster: &Cluster) -> bool {
 pub fn permission(v: &View) -> Option<RecordIs> {
     let Some(key) = &v.cluster()?.pause_record else { return Some(RecordIs::Absent) };
     let (record, revision) = (&key.value, key.mod_revision);
-    if asked_for(v) || (record.stopped && !v.settings.paused) {
+    if forced(v) || (record.stopped && (named(v) || !v.settings.paused)) {
         return Some(RecordIs::Overruled { revision });
     }
     (record.leader == v.name).then_some(RecordIs::Ours { revision })
 }
 
-/// An operator named this member.
-fn asked_for(v: &View) -> bool {
+/// An operator named this member, and the time has come.
+fn named(v: &View) -> bool {
     let request = v.cluster().and_then(|c| c.failover.as_ref());
-    request.is_some_and(|f| f.value.candidate.as_deref() == Some(&v.name))
+    asked(v) && request.is_some_and(|f| f.value.candidate.as_deref() == Some(&v.name))
+}
+
+/// ... for a failover: only that says that the leader of the record is down. A switchover asks a
+/// leader that lives.
+fn forced(v: &View) -> bool {
+    let request = v.cluster().and_then(|c| c.failover.as_ref());
+    named(v) && request.is_some_and(|f| f.value.leader.is_none())
 }
 
 fn own(v: &View) -> Option<&Keyed<PauseRecord>> {
@@ -107,7 +114,11 @@ fn wanted(v: &View) -> bool {
 fn suspended_and_lost(v: &View) -> Option<(Tenure, &Cluster)> {
     let tenure = v.guard.tenure.filter(|_| v.guard.phase == Phase::Paused)?;
     let cluster = v.cluster_within(v.settings.ttl)?;
-    (cluster.revision >= tenure.mod_revision && !v.holds_key()).then_some((tenure, cluster))
+    // Nothing else bounds a suspended deadline: a store whose revision went back (restored from a
+    // backup without our record) is believed in one thing, that somebody else leads.
+    let another = cluster.leader.as_ref().is_some_and(|key| key.name != v.name);
+    let proof = another || (cluster.revision >= tenure.mod_revision && !v.holds_key());
+    proof.then_some((tenure, cluster))
 }
 
 fn overruled(v: &View) -> Option<Outcome> {
@@ -240,12 +251,13 @@ fn own_record(v: &View) -> Option<Outcome> {
 fn vacant(v: &View) -> Option<Outcome> {
     let cluster = v.cluster_within(v.settings.ttl)?;
     let idle = cluster.leader.is_none() && v.is_standby();
-    if !idle || asked_for(v) {
+    if !idle || forced(v) {
         return None;
     }
     let leader = match &cluster.pause_record {
         Some(key) if key.value.leader == v.name => return None,
         Some(key) if !key.value.stopped => &key.value.leader,
+        _ if named(v) => return None,
         _ if v.settings.paused => {
             return Some(Outcome::say(v, "no action, the cluster has no leader"));
         }
