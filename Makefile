@@ -15,7 +15,7 @@ demo: build
 demo-failover: build
 	@packaging/demo.sh failover
 
-test: lint unit parts sim cluster mixed test-vm-quick
+test: lint unit parts cluster
 
 lint: setup
 	cargo fmt --check

@@ -4,8 +4,8 @@
 //! The old leader's agent is as free as it can be while it is honest: it sends any order at any
 //! time, but a confirmation carries the instant at which its renewal was sent and a key that was
 //! read after it, `sealed` is said of a server that has shut down, and a key is deleted only when
-//! the supervisor granted it. Nothing has to happen: the supervisor may stall before any step, every
-//! message may take any time, the server may die. What must happen is what the kernel and the
+//! the supervisor granted it. Nothing has to happen: the supervisor may stall before any step,
+//! every message may take any time, the server may die. What must happen is what the kernel and the
 //! sentinel promise: a group is frozen not later than the deadline, `SENTINEL` and `FENCE`. The new
 //! member takes a vacant key and is the primary at the same instant; that its own promotion needs
 //! a confirmed key is the guard's, too.

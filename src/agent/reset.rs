@@ -48,9 +48,8 @@ pub async fn run(drivers: Arc<Drivers>) {
             keep(path.clone(), written.encode()).await;
         }
         let changed = states.wait_for(|state| state.watchdog.armed != armed);
-        match tokio::time::timeout(RENEW_EVERY, changed).await {
-            Ok(Err(_)) => return,
-            Ok(Ok(_)) | Err(_) => {}
+        if let Ok(Err(_)) = tokio::time::timeout(RENEW_EVERY, changed).await {
+            return;
         }
     }
 }

@@ -90,7 +90,7 @@ async fn act(ctx: &Ctx, v: &View, action: Action) -> Done {
             ctx.agent(|a| a.wishes.reinitialize = false);
             Ok(())
         }
-        Action::GiveUp { .. } => Ok(give_up(ctx)),
+        Action::GiveUp { .. } => give_up(ctx),
         Action::RestartDone => {
             ctx.agent(|a| a.wishes.restart = false);
             Ok(())
@@ -148,9 +148,10 @@ async fn act_by_order(ctx: &Ctx, v: &View, action: Action) -> Done {
 }
 
 /// It exits with 1; the supervisor tries again.
-fn give_up(ctx: &Ctx) {
+fn give_up(ctx: &Ctx) -> Done {
     let m = ctx.m;
     ctx.with(|w| w.later(ms(1), move |sim| sim.with(|w| w.kill_agent(m, true))));
+    Ok(())
 }
 
 async fn follow(ctx: &Ctx, upstream: Option<Upstream>, told: Order) -> Done {

@@ -1,8 +1,9 @@
 //! Defects on purpose. The judges of `check.rs` are worth something only if they can condemn: each
-//! defect here is a mistake that an implementation could make, and a test shows in how many seeds it
-//! is found. They sit in the drivers of the simulator and at its border to `core`: what a decision
-//! sees, what the guard is told, what becomes of its effects. `core` itself knows nothing of them,
-//! and no build has them in its own agent or supervisor (docs/decisions/0014-defects.md).
+//! defect here is a mistake that an implementation could make, and a test shows in how many seeds
+//! it is found. They sit in the drivers of the simulator and at its border to `core`: what a
+//! decision sees, what the guard is told, what becomes of its effects. `core` itself knows nothing
+//! of them, and no build has them in its own agent or supervisor
+//! (docs/decisions/0014-defects.md).
 
 use crate::core::settings::SyncMode;
 use crate::core::sync_names;

@@ -130,7 +130,7 @@ impl Value for Boot {
 /// `+10s`: in ten seconds; `-10s`: ten seconds ago; seen from the view's first instant.
 impl Value for Wall {
     fn read(text: &str, now: Boot) -> Option<Wall> {
-        let micros = |rest| Some(i64::try_from(Duration::read(rest, now)?.as_micros()).ok()?);
+        let micros = |rest| i64::try_from(Duration::read(rest, now)?.as_micros()).ok();
         match text.strip_prefix('-') {
             Some(rest) => Some(Wall(super::view::WALL.0 - micros(rest)?)),
             None => Some(Wall(super::view::WALL.0 + micros(text.trim_start_matches('+'))?)),

@@ -109,7 +109,7 @@ fn start(mut program: Program, dir: &Path, cgroup: Option<&Path>, kept: Option<O
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
     let cgroup = cgroup.map_or("", |path| path.to_str().unwrap());
     let pipe = dir.join(PIPE);
-    let pipe = pipe.exists().then(|| pipe.display().to_string()).unwrap_or_default();
+    let pipe = if pipe.exists() { pipe.display().to_string() } else { String::new() };
     let notify = dir.join(NOTIFY);
     program
         .args(["--exact", "supervisor::rig::as_supervisor", "--test-threads=1", "--nocapture"])
