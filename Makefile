@@ -1,10 +1,13 @@
 # make setup          install what is missing, from the distribution
 # make demo           a cluster of three on loopback, to play with, until Ctrl-C
 # make demo-failover  the same, with faults and a verdict
-# make test           everything that can be checked here
+# make test           lints, unit tests, parts, clusters: what CI runs
 # make bench          write gaps and costs; SUT=patroni measures Patroni, RUNS=n repeats n times
-# make lint, unit, parts, sim, cluster, mixed, test-vm-quick [SCENARIO=name]      pieces of it
-# make test-vm        everything that virtual machines can show: real resets, by two devices
+# make lint, unit, parts, cluster [SCENARIO=name]     pieces of it
+# make sim            a thousand simulated clusters; some seeds are open, see docs/SAFETY.md
+# make mixed          clusters with real Patroni, HAProxy, Prometheus
+# make test-vm-quick  virtual machines that are really reset
+# make test-vm        everything that they can show, by two devices
 
 .PHONY: demo demo-failover test lint unit parts sim cluster mixed bench build setup
 .PHONY: test-vm test-vm-quick setup-vm
