@@ -16,7 +16,7 @@ use crate::lab::wait::wait_until;
 use crate::lab::{Lab, Product, Settings};
 
 /// A machine that is busy with other tests starts a Patroni in some seconds.
-pub const SOON: Duration = Duration::from_secs(90);
+pub const SOON: Duration = Duration::from_secs(120);
 /// Between any deadline of a lease of 5 s and any of a lease of 20 s that was renewed just now.
 const BETWEEN_MS: u64 = 6_000;
 

@@ -180,7 +180,7 @@ impl Lab {
     /// starts the writers.
     pub fn bootstrap(&mut self) {
         self.members.iter_mut().for_each(Member::start);
-        let view = self.wait_healthy("bootstrap", Duration::from_secs(90));
+        let view = self.wait_healthy("bootstrap", Duration::from_secs(180));
         self.begin_writing(&view);
     }
 
