@@ -177,8 +177,10 @@ fn wait_agreed(lab: &Lab, question: &str) -> [String; 2] {
 }
 
 fn role(lab: &Lab, number: u8) -> String {
-    let view = lab.view(number).expect("a view");
-    view.members.iter().find(|line| line.number == number).expect("itself").role.clone()
+    wait_until("its role", SOON, || {
+        let view = lab.view(number)?;
+        view.members.into_iter().find(|line| line.number == number).map(|line| line.role)
+    })
 }
 
 fn ask(lab: &Lab, number: u8, question: &str, body: &str) -> String {
