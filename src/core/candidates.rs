@@ -238,11 +238,13 @@ pub fn successor(v: &View, wanted: Option<&str>) -> Option<String> {
     };
     let sync = cluster.sync.as_ref().map(|s| &s.value).filter(|s| s.leader.is_some());
     let synchronous = v.settings.synchronous_mode != SyncMode::Off;
-    // A diverged former primary may be "ahead": only our own timeline's positions compare.
+    // A diverged former primary may be "ahead": only positions of our own history compare. A
+    // standby that lost us right after our promotion names the timeline before, until its next
+    // restart point; that it streamed from us says the same.
     let timeline = v.probe().map(|p| p.timeline).or_else(|| v.control().map(|c| c.timeline));
     v.peers
         .iter()
-        .filter(|(_, peer)| peer.timeline >= timeline)
+        .filter(|(name, peer)| peer.timeline >= timeline || v.memory.followers.contains(*name))
         .filter(|(name, _)| wanted.is_none_or(|w| w == *name))
         .filter(|(_, peer)| peer.reachable && peer.in_recovery && eligible(peer))
         .filter(|(name, _)| !synchronous || sync.is_some_and(|s| s.contains(name)))

@@ -196,6 +196,13 @@ fn upkeep(view: &View) -> Memory {
 fn upkeep_of_health(view: &View, memory: &mut Memory) {
     let leads = matches!(view.guard.phase, Phase::Leading | Phase::Frozen | Phase::Paused);
     memory.led_since = memory.led_since.or(Some(view.now)).filter(|_| leads);
+    if view.leader_member().is_some() {
+        memory.followers.clear();
+    }
+    if let Some(probe) = view.probe().filter(|p| leads && !p.in_recovery) {
+        let senders = probe.wal_senders.iter().filter(|s| s.state == "streaming");
+        memory.followers.extend(senders.map(|s| s.application_name.clone()));
+    }
     let kills = view.guard.phase == Phase::Killing;
     memory.killing_since = memory.killing_since.or(Some(view.now)).filter(|_| kills);
     let key_is_ours = view.leader().is_some_and(|key| key.name == view.name);

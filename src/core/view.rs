@@ -1,7 +1,7 @@
 //! Everything a decision may look at. Each part carries its age; `None` means "not known yet",
 //! never "no".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -236,6 +236,9 @@ pub struct Memory {
     pub not_streaming_since: Option<Boot>,
     /// Since when we lead.
     pub led_since: Option<Boot>,
+    /// Members that streamed from this server since it became primary: what they have is of our
+    /// history, even if it has not told them a newer timeline yet.
+    pub followers: BTreeSet<String>,
     /// When the key was last to be handed over for reasons of health.
     pub gave_up_at: Option<Boot>,
     /// PostgreSQL is being killed, and then the key is given up.

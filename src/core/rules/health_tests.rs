@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::tests::{at, peer, view};
 use crate::core::candidates::{Verdict, verdict};
-use crate::core::database::{ControlState, DataDir};
+use crate::core::database::{ControlState, DataDir, WalSender};
 use crate::core::decide::decide;
 use crate::core::decision::Action;
 use crate::core::guard::Phase;
@@ -170,6 +170,25 @@ fn a_full_or_read_only_volume_is_left_without_losing_a_commit() {
         v.peers.clear();
         let d = decide(&v);
         assert_eq!(d.actions, [Action::StartPrimary], "nobody else: it is tried here");
+    }
+}
+
+/// Without a receiver a standby tells the timeline of its last restart point.
+#[test]
+fn who_streamed_from_us_may_succeed_us_right_after_our_promotion() {
+    let full = Health { volume: ailing(Illness::ReadOnly, seconds(3)), ..Health::default() };
+    let sender = WalSender {
+        application_name: "b".into(),
+        state: "streaming".into(),
+        ..WalSender::default()
+    };
+    let streamed = leader(full).with_probe(|p| p.wal_senders = vec![sender]);
+    for (alive, expected) in [(streamed, "leader.hand_over"), (leader(full), "leader.start")] {
+        let memory = decide(&alive).memory;
+        let mut v = alive.stopped(ControlState::InProduction);
+        v.memory = memory;
+        v.peers.insert("b".into(), peer(1, 0x1000));
+        assert_eq!(decide(&v).rule, expected);
     }
 }
 
