@@ -78,10 +78,11 @@ pub fn page_path(user: u32, data_dir: &Path) -> PathBuf {
 /// The process. Ends when its parent does, or when it is told to.
 pub fn probe(page: &Path, data_dir: &Path) -> i32 {
     process::set_name(c"pgvigil-volumes");
-    let page = match Page::named(page, false) {
+    let path = page;
+    let page = match Page::named(path, false) {
         Ok(page) => page,
         Err(error) => {
-            eprintln!("pgvigil: the volumes are not watched: {}: {error}", page.display());
+            eprintln!("pgvigil: the volumes are not watched: {}: {error}", path.display());
             return 1;
         }
     };
@@ -91,7 +92,14 @@ pub fn probe(page: &Path, data_dir: &Path) -> i32 {
     page.store(LAYOUT, LAYOUT_VERSION);
     let mut next = clock::boot();
     loop {
-        if page.load(STOP) != 0 || std::os::unix::process::parent_id() != parent {
+        if page.load(STOP) != 0 {
+            return 0;
+        }
+        if std::os::unix::process::parent_id() != parent {
+            // A successor of our supervisor puts another process into the page.
+            if page.load(PID) == u64::from(std::process::id()) {
+                let _ = std::fs::remove_file(path);
+            }
             return 0;
         }
         let now = clock::boot();
