@@ -11,6 +11,7 @@ use crate::core::guard::Phase;
 use crate::core::numbering::{self, Numbering};
 use crate::core::rules::{health, standby};
 use crate::core::sync;
+use crate::core::time::Boot;
 use crate::core::view::{Switchover, View};
 
 /// Deaths of the postmaster within `primary_start_timeout` after which a healthy candidate gets
@@ -420,7 +421,11 @@ fn switchover(v: &View) -> Option<Outcome> {
     if asked.candidate.as_ref() == Some(&v.name) {
         return clear("dropping a switchover request: its candidate leads already".to_owned());
     }
-    if v.peers_asked_at.is_none_or(|at| v.now.since(at) > candidates::ANSWERS_FRESH) {
+    // Answers to the race that we won tell where the others stood under the leader before.
+    let outdated = |at: Boot| {
+        v.now.since(at) > candidates::ANSWERS_FRESH || Some(at) < v.memory.promotion_asked
+    };
+    if v.peers_asked_at.is_none_or(outdated) {
         return Some(Outcome::say(v, "looking for a candidate").act(Action::AskPeers).wake(QUICK));
     }
     match candidates::successor(v, asked.candidate.as_deref()) {
