@@ -10,7 +10,7 @@
 # make test-vm        everything that they can show, by two devices
 
 .PHONY: demo demo-failover test lint unit parts sim cluster mixed bench build setup
-.PHONY: test-vm test-vm-quick setup-vm
+.PHONY: test-vm test-vm-quick setup-vm setup-mixed
 
 demo: build
 	@packaging/demo.sh
@@ -43,7 +43,7 @@ cluster: setup
 	cargo test --locked --test tests -- --nocapture --test-threads=1 cluster:: health::
 
 # With real Patroni (from PyPI), HAProxy and Prometheus.
-mixed: setup
+mixed: setup-mixed
 	cargo test --locked --test tests -- --nocapture --test-threads=1 \
 		mixed:: twins:: clients:: tutorials::
 
@@ -61,6 +61,9 @@ build: setup
 
 setup:
 	@packaging/setup.sh
+
+setup-mixed: setup
+	@packaging/setup.sh mixed
 
 setup-vm: setup
 	@packaging/setup.sh vm

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what pgvigil's build, demo and tests need, from the distribution, if it is missing.
 # With the argument `vm`, what the virtual machines of tests/vm need, too (QEMU and mmdebstrap:
-# about 60 MB to fetch, a minute).
+# about 60 MB to fetch, a minute); with `mixed`, the clients of a cluster that tests/clients.rs runs.
 # Starts nothing: no PostgreSQL cluster is created, etcd stays off; what already ran goes on.
 set -eu
 
@@ -12,11 +12,18 @@ need() { # command package...
     command -v "$command" >/dev/null || missing="$missing $*"
 }
 PATH=$PATH:/usr/sbin:/sbin
-if [ "${1:-}" = vm ]; then
+case "${1:-}" in
+vm)
     need qemu-system-x86_64 qemu-system-x86
     need mmdebstrap mmdebstrap
     need strip binutils
-fi
+    ;;
+mixed)
+    need haproxy haproxy
+    need promtool prometheus
+    need arping iputils-arping
+    ;;
+esac
 wanted=${1:-}
 set -- /usr/lib/postgresql/*/bin/postgres
 [ -x "$1" ] || missing="$missing postgresql"
@@ -29,10 +36,6 @@ need ip iproute2
 need openssl openssl
 need curl curl
 need setpriv util-linux
-# Clients of a cluster, for the tests.
-need haproxy haproxy
-need promtool prometheus
-need arping iputils-arping
 [ -d /usr/include/google/protobuf ] || missing="$missing libprotobuf-dev"
 # Patroni in the benchmark is installed into a virtual environment.
 [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import ensurepip' 2>/dev/null ||

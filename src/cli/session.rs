@@ -154,20 +154,7 @@ impl Session {
             None => Compare::Absent(Key::Leader),
         };
         let members = cluster.members.keys().cloned().map(Key::Member);
-        let keys = members.chain([
-            Key::Leader,
-            Key::Initialize,
-            Key::Config,
-            Key::Status,
-            Key::OptimeLeader,
-            Key::Failover,
-            Key::Sync,
-            Key::History,
-            Key::Failsafe,
-            Key::Handover,
-            Key::PauseRecord,
-            Key::Timeline,
-        ]);
+        let keys = members.chain(Key::FIXED);
         let writes: Vec<Write> = keys.map(Write::Delete).collect();
         self.commit(scope, &[unchanged], &writes)
     }

@@ -1,4 +1,4 @@
-//! The names of the keys below a cluster's prefix: Patroni's, and two of our own.
+//! The names of the keys below a cluster's prefix: Patroni's, and three of our own.
 
 /// A key below the prefix `/<namespace>/<scope>/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +26,22 @@ pub enum Key {
 const MEMBERS: &str = "members/";
 
 impl Key {
+    /// Every key but the members'.
+    pub const FIXED: [Key; 12] = [
+        Key::Leader,
+        Key::Initialize,
+        Key::Config,
+        Key::Status,
+        Key::OptimeLeader,
+        Key::Failover,
+        Key::Sync,
+        Key::History,
+        Key::Failsafe,
+        Key::Handover,
+        Key::PauseRecord,
+        Key::Timeline,
+    ];
+
     /// The key's name below the prefix.
     pub fn name(&self) -> String {
         match self {
@@ -48,27 +64,10 @@ impl Key {
     /// The key that has this name below the prefix; `None` for what is not ours to read (a Citus
     /// group, a stray key).
     pub fn parse(name: &str) -> Option<Key> {
-        Some(match name {
-            "leader" => Key::Leader,
-            "initialize" => Key::Initialize,
-            "config" => Key::Config,
-            "status" => Key::Status,
-            "optime/leader" => Key::OptimeLeader,
-            "failover" => Key::Failover,
-            "sync" => Key::Sync,
-            "history" => Key::History,
-            "failsafe" => Key::Failsafe,
-            "vigil/handover" => Key::Handover,
-            "vigil/pause" => Key::PauseRecord,
-            "vigil/timeline" => Key::Timeline,
-            _ => {
-                let member = name.strip_prefix(MEMBERS)?;
-                if member.is_empty() || member.contains('/') {
-                    return None;
-                }
-                Key::Member(member.into())
-            }
-        })
+        let Some(member) = name.strip_prefix(MEMBERS) else {
+            return Key::FIXED.into_iter().find(|key| key.name() == name);
+        };
+        (!member.is_empty() && !member.contains('/')).then(|| Key::Member(member.into()))
     }
 
     /// The key as the store knows it.
@@ -83,21 +82,9 @@ mod tests {
 
     #[test]
     fn every_name_is_read_back_as_its_key() {
-        let keys = [
-            Key::Leader,
-            Key::Member("alpha".into()),
-            Key::Initialize,
-            Key::Config,
-            Key::Status,
-            Key::OptimeLeader,
-            Key::Failover,
-            Key::Sync,
-            Key::History,
-            Key::Failsafe,
-            Key::Handover,
-            Key::PauseRecord,
-            Key::Timeline,
-        ];
+        let names: std::collections::BTreeSet<String> = Key::FIXED.iter().map(Key::name).collect();
+        assert_eq!(names.len(), Key::FIXED.len());
+        let keys = Key::FIXED.into_iter().chain([Key::Member("alpha".into())]);
         for key in keys {
             assert_eq!(Key::parse(&key.name()), Some(key));
         }
