@@ -292,6 +292,8 @@ pub fn as_postgres(command: &[&str]) -> Command {
         }
     };
     full.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
+    // The clone may be in a home that postgres may not enter.
+    full.current_dir("/");
     full
 }
 

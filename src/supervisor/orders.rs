@@ -210,7 +210,7 @@ impl Supervisor {
     pub fn gather(&mut self, pid: i32) {
         if !process::may_signal(pid) {
             self.log.warning(&format!("process {pid} may not be signalled: it cannot be fenced"));
-            return self.fence_without_group(Means::NotFenceable);
+            return self.fence_by(Means::NotFenceable);
         }
         let (Some(groups), Some(member)) = (&self.groups, &self.member) else { return };
         for _ in 0..20 {
@@ -224,19 +224,25 @@ impl Supervisor {
                 match groups.postgres.add(pid) {
                     Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
                         self.log.warning(&format!("process {pid} stays in its group: {error}"));
-                        return self.fence_without_group(Means::Descent);
+                        return self.fence_by(Means::Descent);
                     }
                     _ => {}
                 }
             }
         }
-        self.fence_without_group(Means::Descent);
+        self.fence_by(Means::Descent);
     }
 
-    /// Until this postmaster is gone.
-    fn fence_without_group(&mut self, means: Means) {
-        self.means = means;
-        self.guard.set_can_freeze(false);
+    /// Other means than the group's hold until this postmaster is gone. The sentinel was forked
+    /// with those of its time: another takes its place, here and when they are the group's again.
+    pub fn fence_by(&mut self, means: Means) {
+        self.guard.set_can_freeze(means == Means::ControlGroup);
+        if std::mem::replace(&mut self.means, means) != means
+            && let Some(old) = self.sentinel.take()
+        {
+            self.start_sentinel();
+            process::signal_all(&old, libc::SIGKILL);
+        }
     }
 }
 

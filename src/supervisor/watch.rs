@@ -289,9 +289,7 @@ impl Supervisor {
         }
         // What was adopted and could not be moved into our group is gone.
         if !state.populated && self.means != Means::ControlGroup {
-            let grouped = self.groups.is_some();
-            self.means = if grouped { Means::ControlGroup } else { Means::Descent };
-            self.guard.set_can_freeze(grouped);
+            self.fence_by(if self.groups.is_some() { Means::ControlGroup } else { Means::Descent });
         }
     }
 

@@ -454,6 +454,8 @@ fn run_as_postgres(namespace: &Path, control_group: Option<&Path>, command: &[St
     full.args(["setpriv", &format!("--reuid={uid}"), &format!("--regid={gid}")]);
     full.args(["--clear-groups", "--"]).args(command);
     full.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
+    // The clone may be in a home that postgres may not enter.
+    full.current_dir("/");
     full
 }
 

@@ -154,3 +154,36 @@ fn a_running_postmaster_is_adopted_with_its_backends() {
     assert!(!client.wait().unwrap().success());
     fs::remove_dir(&outside).unwrap();
 }
+
+/// As one that another unit of systemd started: we may not take it out of its control group.
+#[test]
+fn the_sentinel_kills_what_could_not_be_moved_into_our_group() {
+    let Some(mut rig) = rig("unmoved", true) else { return };
+    let mut link = rig.configured(5, 30);
+    initdb(&rig, &mut link);
+    link.lead();
+    link.ok(Order::StartPrimary(postmaster(&rig)));
+    let mut client = busy(&rig);
+    let roots = pgvigil::sys::cgroup::own().unwrap().join("cgroup.procs");
+    until("all outside", || {
+        let inside = fs::read_to_string(rig.group("postgres").join("cgroup.procs")).unwrap();
+        for pid in inside.lines() {
+            let _ = fs::write(&roots, pid);
+        }
+        inside.is_empty().then_some(())
+    });
+    let before = rig.sentinel();
+    rig.crash();
+    let mut link = rig.configured(5, 30);
+    assert_eq!(link.state.group.means, Means::Descent);
+    link.confirm(1);
+    until("a sentinel that reaches by descent", || {
+        let now = rig.sentinel();
+        (now.len() == 1 && now != before).then_some(())
+    });
+    rig.signal(libc::SIGKILL);
+    rig.exit_code();
+    assert!(processes(&rig) > 0);
+    until("an empty data directory", || (processes(&rig) == 0).then_some(()));
+    assert!(!client.wait().unwrap().success());
+}

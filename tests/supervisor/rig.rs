@@ -92,8 +92,18 @@ fn launch_with(dir: &Path, cgroup: Option<&Path>, kept: Option<OwnedFd>) -> Chil
         "exec \"$@\""
     };
     let mut program = Program::new("/bin/sh");
-    program.args(["-c", script, "sh"]).arg(std::env::current_exe().unwrap());
+    program.args(["-c", script, "sh"]).arg(own_program(dir));
     start(program, dir, cgroup, kept)
+}
+
+/// This program where postgres can read it: the clone may be in a home that it may not enter.
+fn own_program(dir: &Path) -> PathBuf {
+    let path = dir.join("program");
+    if !path.exists() {
+        let own = std::env::current_exe().unwrap();
+        fs::hard_link(&own, &path).or_else(|_| fs::copy(&own, &path).map(drop)).unwrap();
+    }
+    path
 }
 
 /// As postgres, who may look at other users' processes but not signal them.
@@ -101,7 +111,7 @@ fn launch_onlooker(dir: &Path) -> Child {
     let mut program = Program::new("setpriv");
     program.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
     program.args(["--inh-caps=+sys_ptrace", "--ambient-caps=+sys_ptrace", "--"]);
-    program.arg(std::env::current_exe().unwrap());
+    program.arg(own_program(dir));
     start(program, dir, None, None)
 }
 
@@ -374,7 +384,7 @@ impl Rig {
     /// Until the postmaster is what it was to become: one whose parent dies before that gives up.
     pub fn wait_for_postmaster(&self, link: &Link) -> i32 {
         let pid = link.state.postmaster.expect("a postmaster").pid;
-        let ours = std::env::current_exe().unwrap();
+        let ours = own_program(&self.dir);
         until("the postmaster's program", || (proc::exe(pid)? != ours).then_some(pid))
     }
 
