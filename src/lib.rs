@@ -14,4 +14,5 @@ pub mod sim;
 pub mod supervisor;
 pub mod sys;
 pub mod telemetry;
+pub mod tls;
 pub mod watchdog;

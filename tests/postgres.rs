@@ -205,6 +205,7 @@ impl Member {
             password: None,
             database: "postgres".into(),
             statement_timeout: WITHIN,
+            options: Default::default(),
         }
     }
 

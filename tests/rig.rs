@@ -317,7 +317,7 @@ fn postgres_user() -> (u32, u32) {
 }
 
 /// Ports that were free a moment ago.
-fn free_ports() -> [u16; 2] {
+pub fn free_ports() -> [u16; 2] {
     let listeners = [0, 0].map(|port| TcpListener::bind(("127.0.0.1", port)).expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("an address").port())
 }

@@ -19,6 +19,7 @@ mod model;
 mod openapi;
 mod outside;
 mod postgres;
+mod postgres_tls;
 mod replication;
 mod rig;
 mod sim;

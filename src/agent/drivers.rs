@@ -11,7 +11,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::api::auth::Credentials;
 use crate::api::client::Client;
 use crate::api::snapshot::Snapshot;
-use crate::api::tls::TlsError;
 use crate::config::{self, Effective, Local, Role};
 use crate::core::budget::ELECTION;
 use crate::core::cluster::{Cluster, Initialize};
@@ -22,6 +21,7 @@ use crate::dcs::{Dcs, DcsError};
 use crate::link::order::Watchdog;
 use crate::postgres::{control, files};
 use crate::sys::clock;
+use crate::tls::TlsError;
 use crate::watchdog::record::Reset;
 
 use super::events::{Event, Fact};

@@ -36,6 +36,7 @@ pub fn local_target(setup: &Setup, statement_timeout: Duration) -> Target {
         password: pg.superuser.password.clone(),
         database: DATABASE.to_owned(),
         statement_timeout,
+        options: pg.superuser.options.clone(),
     }
 }
 
@@ -66,6 +67,7 @@ pub async fn leader(
         password: user.password.clone(),
         database: DATABASE.to_owned(),
         statement_timeout: STATEMENT_TIMEOUT,
+        options: user.options.clone(),
     };
     Ok(Session::connect(&target, within).await?)
 }

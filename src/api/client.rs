@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use super::auth::Credentials;
 use super::tls;
 use crate::config::CtlTls;
+use crate::tls::{TlsError, server_name};
 
 /// A host that is gone does not answer at all; one that is there does so at once.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -66,7 +67,7 @@ impl Client {
     ///
     /// # Errors
     /// A file that cannot be used.
-    pub fn new(credentials: Option<Credentials>, tls: &CtlTls) -> Result<Client, tls::TlsError> {
+    pub fn new(credentials: Option<Credentials>, tls: &CtlTls) -> Result<Client, TlsError> {
         let usual = (*tls == CtlTls::default()).then(|| USUAL.clone()).flatten();
         let tls = match usual {
             Some(usual) => usual,
@@ -160,8 +161,7 @@ async fn exchange(
     // Refused only for a socket that is already dead.
     let _ = stream.set_nodelay(true);
     let Some(config) = target.tls else { return converse(request, stream, url).await };
-    let name =
-        tls::server_name(target.host).ok_or_else(|| ClientError::Url { url: url.to_owned() })?;
+    let name = server_name(target.host).ok_or_else(|| ClientError::Url { url: url.to_owned() })?;
     let secured = TlsConnector::from(config.clone()).connect(name, stream).await;
     converse(request, secured.map_err(|e| unreachable(e.into()))?, url).await
 }

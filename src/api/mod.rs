@@ -27,5 +27,4 @@ pub mod server;
 pub mod snapshot;
 pub mod status;
 pub mod tls;
-mod verifier;
 pub mod view;

@@ -8,9 +8,10 @@ use rustls::ServerConfig;
 use thiserror::Error;
 
 use super::auth::{Access, Allowed, AllowedParseError, Credentials};
-use super::tls::{self, TlsError};
+use super::tls;
 use crate::config::{RestApi, VerifyClient};
 use crate::core::PATRONI_VERSION;
+use crate::tls::TlsError;
 
 /// In force from the next request on, `tls` from the next connection on.
 #[derive(Clone, Debug, Default)]

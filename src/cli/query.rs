@@ -1,5 +1,6 @@
 //! dsn and query: PostgreSQL of a member.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::PathBuf;
@@ -7,13 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use postgres::types::Type;
-use postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use postgres::{Client, Config, SimpleQueryMessage};
 use serde_json::{Map, Value, json};
 
 use crate::api::cluster::address;
 use crate::api::json;
 use crate::config::to_yaml;
 use crate::core::cluster::{Cluster, Member};
+use crate::postgres::tls::Terms;
 
 use super::args::{Dsn, Query, Role};
 use super::output::{Format, separated, text_rows};
@@ -165,7 +167,12 @@ fn connect(cluster: &Cluster, options: &Query, password: Option<&str>) -> Option
     if let Some(password) = password.or_else(|| pgpass::find(&pgpass_file()?, &entry)) {
         config.password(password);
     }
-    let mut client = config.connect(NoTls).map_err(|error| warn(cause(&error))).ok()?;
+    let given = libpq_options();
+    let terms = Terms::new(host, &given);
+    config.ssl_mode(terms.mode());
+    config.channel_binding(terms.binding()).ssl_negotiation(terms.negotiation());
+    let connector = terms.connector().map_err(|error| warn(error.to_string())).ok()?;
+    let mut client = config.connect(connector).map_err(|error| warn(cause(&error))).ok()?;
     let row = client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]);
     let in_recovery: bool = row.and_then(|row| row.try_get(0)).map_err(|e| warn(cause(&e))).ok()?;
     let fits = match options.role {
@@ -186,6 +193,23 @@ fn cause(error: &postgres::Error) -> String {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }
+}
+
+/// What the environment tells libpq of TLS. Source: PostgreSQL's documentation, "Environment
+/// Variables".
+fn libpq_options() -> BTreeMap<String, String> {
+    let known = [
+        ("sslmode", "PGSSLMODE"),
+        ("sslrootcert", "PGSSLROOTCERT"),
+        ("sslcert", "PGSSLCERT"),
+        ("sslkey", "PGSSLKEY"),
+        ("channel_binding", "PGCHANNELBINDING"),
+        ("sslnegotiation", "PGSSLNEGOTIATION"),
+    ];
+    let given = |(option, variable): (&str, &str)| {
+        Some((option.to_owned(), env::var(variable).ok().filter(|value| !value.is_empty())?))
+    };
+    known.into_iter().filter_map(given).collect()
 }
 
 fn os_user() -> Option<String> {

@@ -16,3 +16,4 @@ pub mod probe;
 pub mod rewind;
 pub mod roles;
 pub mod session;
+pub mod tls;

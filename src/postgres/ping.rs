@@ -70,6 +70,7 @@ mod tests {
             password: None,
             database: String::new(),
             statement_timeout: Duration::ZERO,
+            options: Default::default(),
         }
     }
 

@@ -2,16 +2,18 @@
 //! because its state is unknown then. (The blocking `postgres` crate has no such deadline and
 //! would hang with the server.)
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage, config::SslMode};
+use tokio_postgres::{Client, SimpleQueryMessage, config::SslMode};
 
-/// Where and as whom to connect. There is no TLS: this is for the local server (socket or
-/// loopback) and for servers that accept the network as it is.
+use super::tls::Terms;
+
+/// Where and as whom to connect.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     /// Host name, address, or an absolute path: the folder of the server's Unix socket.
@@ -23,6 +25,8 @@ pub struct Target {
     /// After this the server itself gives up a statement; zero: never. Not shorter than the
     /// deadlines of the calls, or else they end with a refusal instead of a timeout.
     pub statement_timeout: Duration,
+    /// libpq's options: `sslmode` and its kin.
+    pub options: BTreeMap<String, String>,
 }
 
 /// Without the password.
@@ -88,18 +92,44 @@ impl Drop for Session {
 impl Session {
     /// Connects and authenticates within the given time.
     pub async fn connect(target: &Target, within: Duration) -> Result<Session, SessionError> {
-        let place = format!("{}:{}", target.host, target.port);
-        let config = config(target, within);
-        let doing = "connect";
-        let (client, connection) = tokio::time::timeout(within, config.connect(NoTls))
-            .await
-            .map_err(|_| SessionError::Timeout { place: place.clone(), doing, within })?
-            .map_err(|e| match classify(&place, doing, e) {
-                SessionError::Lost { place, reason, .. } => {
-                    SessionError::Unreachable { place, reason }
+        let terms = Terms::new(&target.host, &target.options);
+        let open = async {
+            match Session::open(target, &terms, terms.mode(), within).await {
+                // As libpq: `hostnossl`, or a TLS that the two cannot agree upon.
+                Err(error) if terms.mode() == SslMode::Prefer && is_about_tls(&error) => {
+                    let plain = Session::open(target, &terms, SslMode::Disable, within).await;
+                    plain.map_err(|_| error)
                 }
                 other => other,
-            })?;
+            }
+        };
+        let place = || format!("{}:{}", target.host, target.port);
+        let doing = "connect";
+        match tokio::time::timeout(within, open).await {
+            Ok(Err(SessionError::Lost { place, reason, .. })) => {
+                Err(SessionError::Unreachable { place, reason })
+            }
+            Ok(other) => other,
+            Err(_) => Err(SessionError::Timeout { place: place(), doing, within }),
+        }
+    }
+
+    async fn open(
+        target: &Target,
+        terms: &Terms<'_>,
+        mode: SslMode,
+        within: Duration,
+    ) -> Result<Session, SessionError> {
+        let place = format!("{}:{}", target.host, target.port);
+        let mut config = config(target, within);
+        config.ssl_mode(mode);
+        config.channel_binding(terms.binding()).ssl_negotiation(terms.negotiation());
+        let connector = terms.connector().map_err(|error| SessionError::Unreachable {
+            place: place.clone(),
+            reason: error.to_string(),
+        })?;
+        let (client, connection) =
+            config.connect(connector).await.map_err(|e| classify(&place, "connect", e))?;
         let major = connection.parameter("server_version").and_then(leading_number).unwrap_or(0);
         // The task ends with the connection or with the session. Its error is not lost: the
         // call that waits gets it.
@@ -196,13 +226,20 @@ fn config(target: &Target, within: Duration) -> tokio_postgres::Config {
         .dbname(&target.database)
         .application_name("pgvigil")
         .options(&options)
-        .ssl_mode(SslMode::Disable)
         .connect_timeout(within)
         .tcp_user_timeout(within);
     if let Some(password) = &target.password {
         config.password(password);
     }
     config
+}
+
+/// The server has no rule for a connection with TLS, or there was none to be had.
+fn is_about_tls(error: &SessionError) -> bool {
+    match error {
+        SessionError::Lost { reason, .. } => reason.contains("TLS handshake"),
+        other => other.code() == Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION.code()),
+    }
 }
 
 fn classify(place: &str, doing: &'static str, error: tokio_postgres::Error) -> SessionError {
@@ -264,6 +301,7 @@ mod tests {
             password: Some("hidden".into()),
             database: "postgres".into(),
             statement_timeout: Duration::from_secs(1),
+            options: BTreeMap::new(),
         }
     }
 

@@ -20,7 +20,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-use super::tls::Anchors;
+use super::Anchors;
 
 /// An anchor as the peer's own certificate; `None`: it is none of them.
 fn as_anchor(
@@ -52,7 +52,7 @@ fn broken(error: impl std::fmt::Display) -> Error {
 
 /// Checks the certificates of clients.
 #[derive(Debug)]
-pub(super) struct Clients {
+pub struct Clients {
     anchors: Vec<CertificateDer<'static>>,
     webpki: Arc<dyn ClientCertVerifier>,
 }
@@ -116,7 +116,7 @@ impl ClientCertVerifier for Clients {
 
 /// Checks the certificates of servers.
 #[derive(Debug)]
-pub(super) struct Servers {
+pub struct Servers {
     /// `None`: everybody is believed (`ctl.insecure`).
     anchors: Option<Anchors>,
     /// Whether the name counts.
