@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use pgvigil::{agent, cli, config, sim, supervisor, watchdog};
+use pgvigil::{agent, cli, config, sim, supervisor};
 
 /// PostgreSQL high availability: supervises a member of a cluster, as `patroni CONFIG` does.
 #[derive(Parser)]
@@ -144,20 +144,8 @@ fn supervise(member: Member) -> i32 {
     let mut options = supervisor::Options::new(config);
     options.cgroup = member.cgroup;
     options.user = user;
-    options.watchdog = watchdog_options(&loaded.local);
+    options.watchdog = agent::device(&loaded.local);
     supervisor::run(options)
-}
-
-/// The watchdog device to hold.
-fn watchdog_options(local: &config::Local) -> Option<watchdog::held::Options> {
-    let (asked, identity) = (&local.watchdog, local.vigil.watchdog.identity.clone());
-    (asked.mode != config::WatchdogMode::Off).then(|| watchdog::held::Options {
-        choice: watchdog::discover::Choice {
-            device: asked.device.as_ref().map(PathBuf::from),
-            identity,
-        },
-        testing: asked.testing,
-    })
 }
 
 /// The owner of an existing data directory, unless that is root: PostgreSQL refuses root.

@@ -18,10 +18,12 @@ use crate::core::settings::Settings;
 use crate::core::time::Boot;
 use crate::core::view::Work;
 use crate::dcs::{Dcs, DcsError};
-use crate::link::order::Watchdog;
+use crate::link::order::{Configure, Watchdog};
 use crate::postgres::{control, files};
 use crate::sys::clock;
 use crate::tls::TlsError;
+use crate::watchdog::discover::Choice;
+use crate::watchdog::held;
 use crate::watchdog::record::Reset;
 
 use super::events::{Event, Fact};
@@ -64,6 +66,16 @@ impl Setup {
         }
     }
 
+    /// The supervisor's share; paths and the length of leases as it was told them.
+    pub fn configure(&self, told: &Configure) -> Configure {
+        Configure {
+            rho_ppm: self.primary.rho_ppm,
+            freeze_max: self.settings().freeze_max,
+            watchdog: self.watchdog(),
+            ..told.clone()
+        }
+    }
+
     pub fn settings(&self) -> &Settings {
         &self.primary.settings
     }
@@ -82,6 +94,16 @@ impl Setup {
 pub struct Origin {
     pub path: Option<PathBuf>,
     pub environment: BTreeMap<String, String>,
+}
+
+/// The watchdog device to hold; `None`: none. It is opened when the service starts, by whoever
+/// starts it, and kept.
+pub fn device(local: &Local) -> Option<held::Options> {
+    let (asked, identity) = (&local.watchdog, local.vigil.watchdog.identity.clone());
+    (asked.mode != config::WatchdogMode::Off).then(|| held::Options {
+        choice: Choice { device: asked.device.as_ref().map(PathBuf::from), identity },
+        testing: asked.testing,
+    })
 }
 
 pub struct Drivers {
@@ -207,6 +229,9 @@ impl Drivers {
                 "name, scope and postgresql.data_dir cannot change without a restart".to_owned(),
             ]);
         }
+        if let Some(warning) = other_device(&slot.0.local, &loaded.local) {
+            tracing::warn!("{warning}");
+        }
         let (dynamic, patroni) = (slot.0.dynamic.clone(), slot.2);
         slot.0 = Arc::new(Setup::new(Arc::new(loaded.local), dynamic, patroni));
         *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
@@ -236,6 +261,17 @@ impl Drivers {
     pub fn peers(&self) -> Client {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// A device cannot be changed under a running supervisor: said, so that nobody counts on it.
+fn other_device(old: &Local, new: &Local) -> Option<String> {
+    let (old, new) = (device(old), device(new));
+    // A device that is held and not wanted is not armed: that takes effect at once.
+    (new.is_some() && old != new).then(|| {
+        "watchdog.mode, device, driver and vigil.watchdog.identity: another device than the one \
+         of the start is opened only when the service is restarted"
+            .to_owned()
+    })
 }
 
 /// Who we are to other members.

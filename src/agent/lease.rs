@@ -17,10 +17,11 @@ use crate::core::guard::Phase;
 use crate::core::time::Boot;
 use crate::core::view::OwnLease;
 use crate::dcs::{Dcs, DcsError, Key, Renewed, Write};
-use crate::link::order::{Confirmation, Order};
+use crate::link::order::{Configure, Confirmation, Order};
 use crate::link::state::State;
 use crate::sys::clock;
 
+use super::drivers::Drivers;
 use super::events::Event;
 use super::jitter::{Jitter, Lateness};
 use super::orders::{OrderError, Supervisor};
@@ -64,6 +65,8 @@ pub struct Leases {
     held: Mutex<Held>,
     events: mpsc::Sender<Event>,
     jitter: std::sync::Mutex<Jitter>,
+    /// What the supervisor was told of the configuration.
+    told: Mutex<Configure>,
 }
 
 /// Our leases. `next` is there while the leader key moves to a lease of another length, until a
@@ -94,10 +97,33 @@ impl Leases {
         dcs: Dcs,
         supervisor: Supervisor,
         known: Held,
+        told: Configure,
         events: mpsc::Sender<Event>,
     ) -> Arc<Leases> {
         let (held, jitter) = (Mutex::new(known), std::sync::Mutex::default());
-        Arc::new(Leases { dcs, supervisor, held, events, jitter })
+        Arc::new(Leases { dcs, supervisor, held, events, jitter, told: Mutex::new(told) })
+    }
+
+    /// Tells the supervisor what changed in its share of the configuration. With the length of the
+    /// lease that is held, under its lock: no other length comes into force in between.
+    pub async fn reconfigure(&self, drivers: &Drivers) {
+        let held = self.held.lock().await;
+        let mut told = self.told.lock().await;
+        // Read here: of two that waited the later one finds nothing left to do.
+        let new = drivers.setup().configure(&told);
+        if *told == new {
+            return;
+        }
+        let ttl = held.ttl().or_else(|| Some(self.supervisor.state().budget?.ttl));
+        let order = Configure { ttl: ttl.unwrap_or(new.ttl), ..new.clone() };
+        match self.supervisor.order(Order::Configure(order)).await {
+            Ok(_) => tracing::info!("the times of the fence and the use of the watchdog device changed"),
+            Err(error) => tracing::error!(
+                "watchdog, vigil.watchdog, vigil.rho, vigil.freeze_max: {error}; what was in force \
+                 stays, and an agent that starts anew would refuse this configuration"
+            ),
+        }
+        *told = new;
     }
 
     /// How much later than this pause after one another confirmed renewals were sent.

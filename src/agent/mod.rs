@@ -32,5 +32,6 @@ mod turn;
 mod volume;
 mod world;
 
+pub use drivers::device;
 pub use start::{CONFIGURATION_REFUSED, run};
 pub use volume::{page_path as volume_page, probe as probe_volumes};

@@ -189,7 +189,7 @@ async fn prepare(
     // agent without its lease would let the primary freeze.
     let first = supervisor.order(Order::Heartbeat { status: "starting".to_owned(), ready: false });
     let configured = decode_capsule(&first.await.map_err(|e| refuse(&e))?.capsule).ttl();
-    let configure = Order::Configure(Configure {
+    let told = Configure {
         data_dir: canonical(&setup.data_dir()).map_err(|e| refuse(&e))?,
         // The lease that a former agent left keeps its length.
         ttl: configured.unwrap_or(setup.settings().ttl),
@@ -197,14 +197,15 @@ async fn prepare(
         freeze_max: setup.settings().freeze_max,
         postgres_path,
         watchdog: setup.watchdog(),
-    });
+    };
+    let configure = Order::Configure(told.clone());
     let state = supervisor.order(configure).await.map_err(|e| refuse(&e))?;
     // A supervisor that was started anew may find the capsule only by the data directory's name.
     let known = decode_capsule(&state.capsule);
     if let Some(ttl) = known.ttl().filter(|_| configured.is_none()) {
         supervisor.order(Order::Retune { ttl }).await.map_err(|e| refuse(&e))?;
     }
-    let leases = Leases::new(dcs.clone(), supervisor.clone(), known, events.clone());
+    let leases = Leases::new(dcs.clone(), supervisor.clone(), known, told, events.clone());
     let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let stay_down = setup.local.vigil.watchdog.stay_down;
     let last_reset = reset::look(&setup.data_dir(), &state, stay_down);

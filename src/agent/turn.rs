@@ -266,6 +266,8 @@ impl Turn {
         let setup = self.drivers.setup();
         self.world.settings = setup.settings().clone();
         self.world.tags = setup.local.tags.clone();
+        let drivers = self.drivers.clone();
+        tokio::spawn(async move { drivers.leases.reconfigure(&drivers).await });
     }
 
     /// One look at the world: decide, publish, start what is to be done.
