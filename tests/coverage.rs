@@ -16,6 +16,7 @@ const SILENT_RULES: &[(&str, &str)] = &[
     ("stop.after_reset", "the option is not played"),
     ("health.yield", "volumes and hanging servers are not played"),
     ("health.volume", "volumes and hanging servers are not played"),
+    ("health.watchdog", "devices that fail are not played"),
     ("health.hung", "volumes and hanging servers are not played"),
     ("health.standby", "volumes and hanging servers are not played"),
     ("leader.bootstrap_failed", "no bootstrap fails twice in these seeds"),

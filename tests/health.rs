@@ -33,15 +33,28 @@ const SCENARIOS: &[Scenario] = &[
     ("standby's volume is read-only", standby_read_only),
 ];
 
+/// With `pg_wal` on a volume of its own.
+const WAL_APART: &[Scenario] =
+    &[("volume of pg_wal is full", wal_full), ("volume of pg_wal hangs", wal_hangs)];
+
 #[test]
 fn hung_things() {
+    run_on_volumes("hung things", false, SCENARIOS);
+}
+
+#[test]
+fn hung_wal() {
+    run_on_volumes("hung pg_wal", true, WAL_APART);
+}
+
+fn run_on_volumes(cluster: &str, wal_apart: bool, scenarios: &[Scenario]) {
     let limits = (LIMIT.as_secs(), 5);
-    let settings = Settings { health: Some(limits), ..Settings::default() };
+    let settings = Settings { health: Some(limits), wal_apart, ..Settings::default() };
     if let Some(reason) = volume::impossible().filter(|_| impossible(&settings).is_none()) {
-        println!("hung things: SKIPPED, {reason}");
+        println!("{cluster}: SKIPPED, {reason}");
         return;
     }
-    run("hung things", settings, SCENARIOS);
+    run(cluster, settings, scenarios);
 }
 
 /// Another member leads within `bound` of now; how long it took is printed.
@@ -154,4 +167,22 @@ fn standby_read_only(lab: &mut Lab) {
     lab.lose(standby);
     lab.member(standby).volume().repair();
     lab.give_back(standby);
+}
+
+fn wal_full(lab: &mut Lab) {
+    let old = leader(lab);
+    let from = lab.writer().now();
+    lab.member(old).wal_volume().fill();
+    handed_over(lab, old, "volume of pg_wal is full", LIMIT + SLACK);
+    assert_eq!(lab.judge(from).lost, 0, "acknowledged rows");
+    assert!(lab.member(old).log().contains("the volume of pg_wal is full"), "it says why");
+    lab.member(old).wal_volume().empty();
+}
+
+fn wal_hangs(lab: &mut Lab) {
+    let old = leader(lab);
+    lab.member(old).wal_volume().hang();
+    handed_over(lab, old, "volume of pg_wal hangs", LIMIT + LEFT_TO_EXPIRE + SLACK);
+    assert!(lab.member(old).log().contains("the volume of pg_wal hangs"), "it says why");
+    lab.member(old).wal_volume().go_on();
 }

@@ -26,7 +26,7 @@ use super::disk::on_disk;
 use super::drivers::{Drivers, Setup};
 use super::events::{Event, Fact};
 use super::executor::{self, ActionError, chain};
-use super::publish::{role_word, state_word};
+use super::publish::{self, role_word, state_word};
 use super::store::{commit, under};
 use super::turn::Turn;
 use super::{hooks, server, sql};
@@ -132,6 +132,7 @@ fn member_document(turn: &Turn) -> String {
         scheduled_restart: scheduled_restart(turn, probe),
         pause: world.settings.paused,
         vigil_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        last_reset: publish::last_reset(turn),
     })
 }
 

@@ -43,6 +43,11 @@ pub enum Event {
         answer: Option<Box<Probe>>,
         asked_at: Boot,
     },
+    /// The postmaster with this pid answered that it does not serve our session.
+    Refused {
+        pid: i32,
+        why: String,
+    },
     /// The running batch of actions has ended.
     Done {
         facts: Vec<Fact>,

@@ -117,7 +117,9 @@ impl Leases {
         let ttl = held.ttl().or_else(|| Some(self.supervisor.state().budget?.ttl));
         let order = Configure { ttl: ttl.unwrap_or(new.ttl), ..new.clone() };
         match self.supervisor.order(Order::Configure(order)).await {
-            Ok(_) => tracing::info!("the times of the fence and the use of the watchdog device changed"),
+            Ok(_) => {
+                tracing::info!("the times of the fence and the use of the watchdog device changed")
+            }
             Err(error) => tracing::error!(
                 "watchdog, vigil.watchdog, vigil.rho, vigil.freeze_max: {error}; what was in force \
                  stays, and an agent that starts anew would refuse this configuration"

@@ -12,6 +12,7 @@ mod health;
 mod hooks;
 mod inspect;
 mod jitter;
+mod late_device;
 mod lease;
 mod orders;
 mod peers;

@@ -68,13 +68,20 @@ async fn ask(
         Ok(probe) => Event::Probe { pid, answer: Some(Box::new(probe)), asked_at },
         Err(error) => {
             *session = None;
-            // Starting, stopping, too many clients: it lives, and there is nothing to report.
-            if error.is_answer() || matches!(error, SessionError::Unreachable { .. }) {
-                tracing::debug!("PostgreSQL is not ready: {error}");
-                return true;
+            match &error {
+                // It lives, and there is nothing to report.
+                error if error.is_starting_or_stopping() => return true,
+                SessionError::Unreachable { .. } => {
+                    tracing::debug!("PostgreSQL is not ready: {error}");
+                    return true;
+                }
+                // It lives, and does not serve us: pg_hba.conf, a role, too many clients.
+                error if error.is_answer() => Event::Refused { pid, why: error.to_string() },
+                error => {
+                    tracing::warn!("PostgreSQL does not answer: {error}");
+                    Event::Probe { pid, answer: None, asked_at }
+                }
             }
-            tracing::warn!("PostgreSQL does not answer: {error}");
-            Event::Probe { pid, answer: None, asked_at }
         }
     };
     events.send(event).await.is_ok()

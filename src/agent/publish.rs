@@ -134,6 +134,13 @@ fn health(turn: &Turn, view: &View) -> serde_json::Value {
     })
 }
 
+/// The last time that this machine went down under the armed device.
+pub fn last_reset(turn: &Turn) -> Option<serde_json::Value> {
+    let reset = turn.drivers.last_reset.get()?;
+    let (at, by) = (clock::local(reset.at), reset.by.word());
+    Some(json!({ "at": at, "by": by, "what": reset.to_string() }))
+}
+
 /// The metrics' share of it.
 fn fence(turn: &Turn) -> Fence {
     let (link, leases) = (&turn.world.link, &turn.drivers.leases);
@@ -151,6 +158,8 @@ fn fence(turn: &Turn) -> Fence {
         thaws: counters.thaws,
         kills: counters.kills,
         last_reset: turn.drivers.last_reset.get().map(|reset| (reset.by.word(), reset.at)),
+        health: turn.world.health,
+        free: turn.world.room.iter().map(|room| (room.place, room.free_bytes)).collect(),
     }
 }
 
@@ -220,10 +229,8 @@ fn vigil(turn: &Turn, view: &View) -> serde_json::Value {
     })));
     vigil["evidence_age_ms"] = json!(link.sent_at.map(|at| ms(view.now.since(at))));
     vigil["watchdog"] = watchdog(link);
-    if let Some(reset) = turn.drivers.last_reset.get() {
-        vigil["last_reset"] = json!({
-            "at": clock::local(reset.at), "by": reset.by.word(), "what": reset.to_string(),
-        });
+    if let Some(reset) = last_reset(turn) {
+        vigil["last_reset"] = reset;
     }
     if let Some(Copied { done_bytes, total_bytes }) = turn.world.copied {
         vigil["basebackup"] = json!({"done_bytes": done_bytes, "total_bytes": total_bytes});

@@ -31,7 +31,9 @@ use super::lease::{Leases, decode_capsule};
 use super::orders::Supervisor;
 use super::turn::{End, Turn};
 use super::world::World;
-use super::{health, preflight, prober, progress, promises, reader, reset, server, volume};
+use super::{
+    health, late_device, preflight, prober, progress, promises, reader, reset, server, volume,
+};
 
 /// The exit code that tells the supervisor not to try again (EX_CONFIG of sysexits.h).
 pub const CONFIGURATION_REFUSED: i32 = 78;
@@ -280,6 +282,7 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
     tokio::spawn(health::writes(drivers.clone()));
     tokio::spawn(volume::watch(drivers.clone()));
     tokio::spawn(reset::run(drivers.clone()));
+    tokio::spawn(late_device::run(drivers.clone()));
     tokio::spawn(heartbeat(drivers.clone(), snapshot.subscribe()));
     let link = drivers.supervisor.state();
     let reloads = link.reloads;

@@ -176,6 +176,7 @@ impl Turn {
             | Event::Lease(_)
             | Event::Copied(_)
             | Event::Probe { .. }
+            | Event::Refused { .. }
             | Event::Unanswered { .. }
             | Event::Unwritten { .. }
             | Event::Volumes { .. }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::core::cluster::{Cluster, Tags};
 use crate::core::database::{DataDir, Probe};
 use crate::core::failsafe::{Bound, Known};
+use crate::core::guard::Phase;
 use crate::core::health::Health;
 use crate::core::settings::Settings;
 use crate::core::time::{Boot, Wall};
@@ -57,6 +58,10 @@ pub struct World {
     pub copied: Option<Copied>,
     /// What the probes found of the server and its volumes.
     pub health: Health,
+    /// Since when a required device has failed.
+    unwatched: Option<Boot>,
+    /// What the present postmaster says to our own session instead of serving it, and since when.
+    refused: Option<(String, Boot)>,
     /// What is free on the volumes, as far as it is known.
     pub room: Vec<Room>,
     pub wishes: Wishes,
@@ -126,7 +131,12 @@ impl World {
             Event::Unwritten { pid, lasting } if self.is_present(*pid) => {
                 self.health.unwritten = *lasting;
             }
-            Event::Unanswered { .. } | Event::Unwritten { .. } => {}
+            Event::Refused { pid, why } if self.is_present(*pid) => {
+                let why = std::mem::take(why);
+                let since = self.refused.take().map_or_else(clock::boot, |(_, since)| since);
+                self.refused = Some((why, since));
+            }
+            Event::Unanswered { .. } | Event::Unwritten { .. } | Event::Refused { .. } => {}
             Event::Volumes { worst, rooms } => {
                 self.health.volume = *worst;
                 self.room = std::mem::take(rooms);
@@ -173,6 +183,9 @@ impl World {
             self.probe = None;
             self.probes_missed = 0;
         }
+        if self.link.postmaster.map(|p| p.pid) != pid {
+            self.refused = None;
+        }
         // What the answer said before a promotion or a fence says nothing about afterwards.
         let permitted = |s: &State| s.postmaster.map(|p| (p.pid, p.permitted));
         if permitted(&state) != permitted(&self.link) && state.phase != self.link.phase {
@@ -182,6 +195,10 @@ impl World {
         if self.link.postmaster.map(|p| p.pid) != pid || state.group.frozen {
             self.health = Health { volume: self.health.volume, ..Health::default() };
         }
+        // It is required, and what it was last told was refused.
+        let device = &state.watchdog;
+        let fails = device.required && !device.trouble.is_empty() && state.phase == Phase::Leading;
+        self.unwatched = fails.then(|| self.unwatched.unwrap_or_else(clock::boot));
         self.wishes.stop = state.stop_requested;
         if self.link.group.frozen && !state.group.frozen {
             self.thawed_at = clock::boot();
@@ -231,6 +248,7 @@ impl World {
         match answer {
             Some(probe) => {
                 self.probes_missed = 0;
+                self.refused = None;
                 self.probe = Some((pid, Seen { value: Arc::from(probe), at: asked_at }));
             }
             // Of a question that met a frozen server the silence says nothing.
@@ -350,7 +368,10 @@ impl World {
             store: self.store.clone(),
             guard: self.guard(),
             server: self.server(),
-            health: self.health,
+            health: Health {
+                unwatched: self.unwatched.map_or(Duration::ZERO, |since| now.since(since)),
+                ..self.health
+            },
             job: self.job(),
             peers: self.peers.clone(),
             peers_asked_at: self.peers_asked_at,
@@ -399,6 +420,7 @@ impl World {
                 clean: e.status == ExitStatus::Code(0),
             }),
             probe: self.probe.as_ref().map(|(_, seen)| seen.clone()),
+            refused: self.refused.clone(),
             upstream: self.upstream.clone(),
             leader_history: self.leader_history.clone(),
         }

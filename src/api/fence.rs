@@ -1,8 +1,9 @@
-//! The fence in numbers: metrics of our own, behind Patroni's.
+//! The fence and the health in numbers: metrics of our own, behind Patroni's.
 
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::core::health::{self, Health, Place};
 use crate::core::time::{Boot, Wall};
 
 /// What the supervisor counts and the renewals show.
@@ -24,6 +25,17 @@ pub struct Fence {
     pub kills: u32,
     /// What reset the machine while it was primary, the last time, and when.
     pub last_reset: Option<(&'static str, Wall)>,
+    pub health: Health,
+    /// What is free on the volumes that are known, in bytes.
+    pub free: Vec<(Place, u64)>,
+}
+
+/// As a label says it.
+fn word(place: Place) -> &'static str {
+    match place {
+        Place::DataDirectory => "data",
+        Place::Wal => "wal",
+    }
 }
 
 /// In the text format of Prometheus. `labels`: `scope="…",name="…"`.
@@ -67,6 +79,7 @@ pub fn metrics(fence: &Fence, labels: &str, now: Boot) -> String {
         fence.lateness.iter().flat_map(|all| quantiles.into_iter().zip(all.map(seconds))).collect();
     let help = "How much later than planned renewals of the leader lease are sent.";
     metric("renewal_lateness_seconds", "gauge", help, &late);
+    bears_up(fence, &mut metric);
     if let Some((by, at)) = fence.last_reset {
         let label = format!(",by=\"{by}\"");
         let help = "When the machine last went down while the device was armed, and by what.";
@@ -76,15 +89,50 @@ pub fn metrics(fence: &Fence, labels: &str, now: Boot) -> String {
     out
 }
 
+/// How the server and its volumes bear up.
+fn bears_up(fence: &Fence, metric: &mut impl FnMut(&str, &str, &str, &[(&str, f64)])) {
+    let seconds = |d: Duration| d.as_secs_f64();
+    let fit = f64::from(u8::from(health::fit(&fence.health)));
+    metric("fit", "gauge", "1 if this member could do a leader's work.", &[("", fit)]);
+    for (name, help, lasting) in [
+        (
+            "unanswered_seconds",
+            "For how long PostgreSQL has not answered a new connection.",
+            fence.health.unanswered,
+        ),
+        (
+            "unwritten_seconds",
+            "For how long a small transaction has not reached the disk.",
+            fence.health.unwritten,
+        ),
+    ] {
+        metric(name, "gauge", help, &[("", seconds(lasting))]);
+    }
+    let label = |place: Place| format!(",place=\"{}\"", word(place));
+    let ailing: Vec<_> =
+        fence.health.volume.iter().map(|a| (label(a.place), seconds(a.lasting))).collect();
+    let ailing: Vec<_> = ailing.iter().map(|(label, value)| (label.as_str(), *value)).collect();
+    let help = "For how long the volume that is worst off has been full, read-only or hanging.";
+    metric("volume_ailing_seconds", "gauge", help, &ailing);
+    let free: Vec<_> = fence.free.iter().map(|(p, bytes)| (label(*p), *bytes as f64)).collect();
+    let free: Vec<_> = free.iter().map(|(label, value)| (label.as_str(), *value)).collect();
+    metric("volume_free_bytes", "gauge", "What is free where PostgreSQL writes.", &free);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::health::{Ailing, Illness};
 
     #[test]
     fn what_is_not_known_is_not_told() {
         let page = metrics(&Fence::default(), "scope=\"a\"", Boot(0));
         assert!(page.contains("pgvigil_watchdog_armed{scope=\"a\"} 0\n"), "{page}");
-        assert!(!page.contains("age") && !page.contains("quantile") && !page.contains("reset"));
+        assert!(
+            page.contains("pgvigil_fit{scope=\"a\"} 1\n") && !page.contains("volume"),
+            "{page}"
+        );
+        assert!(!page.contains("_age_") && !page.contains("quantile") && !page.contains("reset"));
         let ms = Duration::from_millis;
         let fence = Fence {
             armed: true,
@@ -93,6 +141,16 @@ mod tests {
             margin_min: Some(ms(2500)),
             lateness: Some([ms(1), ms(20), ms(300)]),
             last_reset: Some(("watchdog", Wall(1_500_000))),
+            health: Health {
+                unanswered: ms(4500),
+                volume: Some(Ailing {
+                    place: Place::Wal,
+                    illness: Illness::Full,
+                    lasting: ms(1500),
+                }),
+                ..Health::default()
+            },
+            free: vec![(Place::DataDirectory, 1 << 20), (Place::Wal, 0)],
             ..Fence::default()
         };
         let page = metrics(&fence, "scope=\"a\"", Boot(3_500_000_000));
@@ -101,6 +159,12 @@ mod tests {
             "pgvigil_evidence_age_seconds{scope=\"a\"} 2.5",
             "pgvigil_watchdog_margin_min_seconds{scope=\"a\"} 2.5",
             "pgvigil_renewal_lateness_seconds{scope=\"a\",quantile=\"0.99\"} 0.02",
+            "pgvigil_fit{scope=\"a\"} 0",
+            "pgvigil_unanswered_seconds{scope=\"a\"} 4.5",
+            "pgvigil_unwritten_seconds{scope=\"a\"} 0",
+            "pgvigil_volume_ailing_seconds{scope=\"a\",place=\"wal\"} 1.5",
+            "pgvigil_volume_free_bytes{scope=\"a\",place=\"data\"} 1048576",
+            "pgvigil_volume_free_bytes{scope=\"a\",place=\"wal\"} 0",
             "pgvigil_last_reset_timestamp_seconds{scope=\"a\",by=\"watchdog\"} 1.5",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} not in\n{page}");

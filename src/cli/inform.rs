@@ -99,7 +99,8 @@ fn show(
 pub fn history(session: &mut Session, options: &History) -> Result<(), Failure> {
     let name = session.scope(options.cluster.as_deref())?;
     let cluster = session.read(&name)?;
-    session.console.print(&render_history(&cluster, options.format))
+    let history = render_history(&cluster, options.format) + &resets(&cluster, options.format);
+    session.console.print(&history)
 }
 
 fn render_history(cluster: &Cluster, format: Format) -> String {
@@ -111,6 +112,18 @@ fn render_history(cluster: &Cluster, format: Format) -> String {
     let left = ["Reason", "Timestamp", "New Leader"].map(|name| (name, false));
     let columns = [("TL", true), ("LSN", true)].into_iter().chain(left).collect();
     Listing { title: None, columns, rows: rows.collect(), omit_empty: false }.render(format)
+}
+
+/// For people only: what follows is no part of the store's history.
+fn resets(cluster: &Cluster, format: Format) -> String {
+    let members = cluster.members.values().filter(|_| format == Format::Pretty);
+    let lines = members.filter_map(|member| {
+        let document: Value = serde_json::from_str(&member.raw).ok()?;
+        let reset = &document["vigil"]["last_reset"];
+        let (at, what) = (reset["at"].as_str()?, reset["what"].as_str()?);
+        Some(format!("{}, {at}: {what}\n", member.name))
+    });
+    lines.collect()
 }
 
 /// `version`.

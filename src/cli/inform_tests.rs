@@ -2,6 +2,18 @@ use super::super::samples::{captured, cluster, member_api};
 use super::*;
 
 #[test]
+fn a_reset_is_told_below_the_history() {
+    let mut cluster = cluster(captured!("switched.keys"));
+    assert_eq!(resets(&cluster, Format::Pretty), "");
+    let member = cluster.members.values_mut().next().unwrap();
+    member.raw =
+        r#"{"vigil":{"last_reset":{"at":"2026-11-21 12:00:00","what":"it was reset"}}}"#.into();
+    let line = format!("{}, 2026-11-21 12:00:00: it was reset\n", member.name);
+    assert_eq!(resets(&cluster, Format::Pretty), line);
+    assert_eq!(resets(&cluster, Format::Json), "", "read by programs");
+}
+
+#[test]
 fn history_equals_patronictls() {
     let cluster = cluster(captured!("switched.keys"));
     assert_eq!(render_history(&cluster, Format::Pretty), captured!("history.pretty"));

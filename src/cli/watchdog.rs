@@ -108,10 +108,8 @@ fn print(text: &str) -> Result<(), String> {
 }
 
 fn factor_ppm(device: &Found) -> (u32, bool) {
-    let calibration = Calibration::read(Path::new(record::CALIBRATION));
-    let measured = calibration.and_then(|c| c.of(&device.identity, &record::firmware()));
-    let timing = device.driver().timing(device.min_s, device.max_s, measured);
-    (timing.factor_ppm, measured.is_some())
+    let (timing, measured) = record::timing(&device.identity, device.min_s, device.max_s);
+    (timing.factor_ppm, measured)
 }
 
 fn row(device: &Found) -> Vec<String> {

@@ -209,8 +209,9 @@ fn upkeep_of_health(view: &View, memory: &mut Memory) {
     memory.yielding &= key_is_ours || kills;
     memory.hang_kills.retain(|at| view.now.since(*at) < health::RESTARTS_WITHIN);
     let standby = view.probe().filter(|p| p.in_recovery);
-    let (received, replayed) =
-        (standby.and_then(|p| p.receive_lsn), standby.and_then(|p| p.replay_lsn));
+    let replayed = standby.and_then(|p| p.replay_lsn);
+    // A receiver that has just started tells where its segment begins, before what is there.
+    let received = standby.and_then(|p| p.receive_lsn).max(replayed);
     let held = standby.is_some_and(|p| p.replay_paused);
     let goal = received.filter(|_| !held);
     memory.replay_stuck = stuck(memory.replay_stuck, replayed, goal, view.now);

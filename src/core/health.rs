@@ -20,6 +20,8 @@ pub struct Health {
     pub unwritten: Duration,
     /// The volume that is worst off.
     pub volume: Option<Ailing>,
+    /// For how long a leader that needs the watchdog device has had none that takes its pings.
+    pub unwatched: Duration,
 }
 
 /// A volume that does not do what it should.
@@ -155,9 +157,14 @@ pub fn findings(v: &View) -> Vec<Finding> {
     let receiver = since(v.memory.receive_stuck).map(|(at, lasting)| {
         (format!("nothing is received after {at}, the leader is further"), lasting)
     });
+    let refused = v.server.refused.as_ref();
+    let refused = refused.map(|(_, since)| (v.server.not_ready(), v.now.since(*since)));
     let volume = health.volume.map(|ailing| (ailing.to_string(), ailing.lasting));
     let standing = replay.into_iter().chain(receiver).filter(|(_, d)| *d >= STANDS_STILL);
-    let probed = [silent, stalled].into_iter().filter(|(_, d)| *d >= UNFIT);
+    let unwatched = "the watchdog device, which is required, does not take its pings".to_owned();
+    let unwatched = (unwatched, health.unwatched);
+    let probed =
+        [silent, stalled, unwatched].into_iter().chain(refused).filter(|(_, d)| *d >= UNFIT);
     let all = probed.chain(volume).chain(standing);
     all.map(|(what, lasting)| Finding { what, lasting }).collect()
 }

@@ -111,10 +111,22 @@ pub struct Server {
     pub last_exit: Option<LastExit>,
     /// The last answer of this postmaster.
     pub probe: Option<Seen<Arc<Probe>>>,
+    /// It runs and does not serve our own session: what it says, and since when.
+    pub refused: Option<(String, Boot)>,
     /// The primary that the written configuration follows: `host:port`.
     pub upstream: Option<String>,
     /// The timeline history of the present leader, once fetched.
     pub leader_history: Option<(u32, History)>,
+}
+
+impl Server {
+    /// Why there is no answer of a server that runs.
+    pub fn not_ready(&self) -> String {
+        match &self.refused {
+            Some((why, _)) => format!("PostgreSQL runs and does not serve pgvigil: {why}"),
+            None => "PostgreSQL is still starting".to_owned(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -254,6 +254,7 @@ impl Supervisor {
             (Command::Arm { .. }, report) => return self.device_failed(report),
             (Command::Ping { timeout_s, .. }, Some(Report::Pinged { at })) => {
                 self.dog.state.pings = self.dog.state.pings.wrapping_add(1);
+                self.dog.state.trouble.clear();
                 self.device_counted(timeout_s, at);
                 Event::Pinged { at: Some(at) }
             }

@@ -189,6 +189,8 @@ impl Supervisor {
         }
         let after = self.guard.phase();
         if before != after {
+            self.counters.freezes += u32::from(after == Phase::Frozen);
+            self.counters.kills += u32::from(after == Phase::Killing);
             let line = format!("{before:?} -> {after:?}");
             match after {
                 Phase::Frozen | Phase::Killing => self.log.critical(&line),
@@ -208,12 +210,8 @@ impl Supervisor {
                 self.publish_deadline(None, Boot(0));
                 Ok(())
             }
-            Effect::Freeze => {
-                self.counters.freezes += 1;
-                self.reach().map_or(Ok(()), |reach| reach.freeze())
-            }
+            Effect::Freeze => self.reach().map_or(Ok(()), |reach| reach.freeze()),
             Effect::Kill => {
-                self.counters.kills += 1;
                 // Also one that is on its way into the group.
                 let helpers = self.children.helpers.iter();
                 helpers.for_each(|child| process::signal_all(child, libc::SIGKILL));

@@ -23,12 +23,15 @@ mod raw {
     nix::ioctl_read!(keep_alive, b'W', 5, c_int);
     nix::ioctl_readwrite!(set_timeout, b'W', 6, c_int);
     nix::ioctl_read!(timeout, b'W', 7, c_int);
+    nix::ioctl_readwrite!(set_pretimeout, b'W', 8, c_int);
     nix::ioctl_read!(time_left, b'W', 10, c_int);
 }
 
 const DISABLE_CARD: libc::c_int = 1;
 const ENABLE_CARD: libc::c_int = 2;
 
+/// Option bit: it can give a warning before the reset.
+pub const PRETIMEOUT: u32 = 0x200;
 /// Option bit: it raises an alarm and resets nothing.
 pub const ALARM_ONLY: u32 = 0x400;
 /// Status bit: the last reset was this device's.
@@ -75,6 +78,14 @@ pub fn set_timeout(fd: BorrowedFd<'_>, seconds: u32) -> io::Result<()> {
     let mut seconds = i32::try_from(seconds).map_err(io::Error::other)?;
     // SAFETY: the number lives through the call.
     unsafe { raw::set_timeout(fd.as_raw_fd(), &raw mut seconds) }?;
+    Ok(())
+}
+
+/// How long before the reset the warning comes, less than the timeout; 0: none.
+pub fn set_pretimeout(fd: BorrowedFd<'_>, seconds: u32) -> io::Result<()> {
+    let mut seconds = i32::try_from(seconds).map_err(io::Error::other)?;
+    // SAFETY: the number lives through the call.
+    unsafe { raw::set_pretimeout(fd.as_raw_fd(), &raw mut seconds) }?;
     Ok(())
 }
 

@@ -18,6 +18,10 @@ pub trait Card: Send {
     fn set_timeout(&mut self, seconds: u32) -> io::Result<()>;
     /// Seconds in force; `None`: the driver does not tell.
     fn timeout(&mut self) -> io::Result<Option<u32>>;
+    /// Seconds before the reset; 0: none.
+    fn set_pretimeout(&mut self, seconds: u32) -> io::Result<()>;
+    /// What the kernel does then (`noop`: a line in its log, `panic`); empty: nothing.
+    fn governor(&mut self) -> String;
     fn keep_alive(&mut self) -> io::Result<()>;
     /// Any write pings; a `V` in it permits that the close disarms.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
@@ -71,6 +75,16 @@ impl Card for Kernel {
 
     fn timeout(&mut self) -> io::Result<Option<u32>> {
         kernel::timeout_s(self.file.as_fd()).map(Some)
+    }
+
+    fn set_pretimeout(&mut self, seconds: u32) -> io::Result<()> {
+        kernel::set_pretimeout(self.file.as_fd(), seconds)
+    }
+
+    fn governor(&mut self) -> String {
+        let file = self.sysfs.as_ref().map(|sysfs| sysfs.join("pretimeout_governor"));
+        let text = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        text.trim().to_owned()
     }
 
     fn keep_alive(&mut self) -> io::Result<()> {
@@ -135,6 +149,14 @@ impl Card for Pipe {
 
     fn timeout(&mut self) -> io::Result<Option<u32>> {
         Ok(Some(self.timeout_s))
+    }
+
+    fn set_pretimeout(&mut self, _seconds: u32) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn governor(&mut self) -> String {
+        String::new()
     }
 
     fn keep_alive(&mut self) -> io::Result<()> {

@@ -4,7 +4,8 @@
 use std::io;
 
 use super::card::{Card, Info};
-use crate::sys::watchdog::ALARM_ONLY;
+use super::drivers;
+use crate::sys::watchdog::{ALARM_ONLY, PRETIMEOUT};
 
 /// What failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct Device {
     writes: bool,
     /// The kernel refuses to stop it (`nowayout`): it must be pinged for ever.
     endless: bool,
+    /// How long before the reset the kernel is to leave word of it; `None`: left as it is.
+    pretimeout_s: Option<u32>,
 }
 
 impl Device {
@@ -64,7 +67,8 @@ impl Device {
             let _ = card.write(b"V");
             return Err(format!("{}: it only raises an alarm and resets nothing", info.identity));
         }
-        Ok((Device { card, timeout_s: 0, writes: false, endless: false }, info))
+        let pretimeout_s = pretimeout_s(card.as_mut(), &info);
+        Ok((Device { card, timeout_s: 0, writes: false, endless: false, pretimeout_s }, info))
     }
 
     /// Flags of the time when the driver was loaded; `None`: it does not tell.
@@ -115,6 +119,10 @@ impl Device {
                 return Err(Failure { step: Step::OtherTimeout, number });
             }
             _ => self.timeout_s = timeout_s,
+        }
+        // Word of the reset, which is not worth going without the device.
+        if let Some(seconds) = self.pretimeout_s.filter(|seconds| *seconds < timeout_s) {
+            let _ = self.card.set_pretimeout(seconds);
         }
         Ok(())
     }
@@ -167,6 +175,17 @@ impl Device {
     }
 }
 
+/// A second is enough for a line in the log, or for a panic's traces in pstore; the countdown goes
+/// on meanwhile. Only where the administrator has chosen a governor, else nothing would happen.
+/// hpwdt's own handler of this warning stops the device, so it gets none.
+fn pretimeout_s(card: &mut dyn Card, info: &Info) -> Option<u32> {
+    let able = info.options & PRETIMEOUT != 0;
+    match drivers::of(&info.identity).module {
+        "hpwdt" => able.then_some(0),
+        _ => (able && !card.governor().is_empty()).then_some(1),
+    }
+}
+
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY))
 }
@@ -192,6 +211,9 @@ pub mod tests {
         pub no_keep_alive: bool,
         pub floor_s: u32,
         pub dead: bool,
+        pub identity: &'static str,
+        pub pretimeout: bool,
+        pub governor: &'static str,
     }
 
     fn missing<T>() -> io::Result<T> {
@@ -212,8 +234,11 @@ pub mod tests {
 
     impl Card for Fake {
         fn info(&mut self) -> io::Result<Info> {
-            let options = if self.0.lock().unwrap().alarm_only { ALARM_ONLY } else { 0 };
-            Ok(Info { options, identity: "Fake".into() })
+            let inner = self.0.lock().unwrap();
+            let alarm = if inner.alarm_only { ALARM_ONLY } else { 0 };
+            let warns = if inner.pretimeout { PRETIMEOUT } else { 0 };
+            let identity = if inner.identity.is_empty() { "Fake" } else { inner.identity };
+            Ok(Info { options: alarm | warns, identity: identity.into() })
         }
         fn boot_status(&mut self) -> io::Result<u32> {
             if self.0.lock().unwrap().legacy { missing() } else { Ok(0x20) }
@@ -229,6 +254,13 @@ pub mod tests {
         }
         fn timeout(&mut self) -> io::Result<Option<u32>> {
             Ok(Some(self.0.lock().unwrap().timeout_s))
+        }
+        fn set_pretimeout(&mut self, seconds: u32) -> io::Result<()> {
+            self.0.lock().unwrap().calls += &format!("p{seconds}");
+            missing()
+        }
+        fn governor(&mut self) -> String {
+            self.0.lock().unwrap().governor.to_owned()
         }
         fn keep_alive(&mut self) -> io::Result<()> {
             let mut inner = self.0.lock().unwrap();
@@ -297,6 +329,29 @@ pub mod tests {
         let refused = Device::new(Box::new(fake.clone())).err().unwrap();
         assert!(refused.contains("alarm"), "{refused}");
         assert_eq!(fake.calls(), "DV", "it was armed by being opened");
+    }
+
+    #[test]
+    fn a_warning_before_the_reset_is_asked_for_where_somebody_hears_it() {
+        for (identity, pretimeout, governor, expected) in [
+            ("", true, "noop", "t4p1Ek"),
+            ("", true, "panic", "t4p1Ek"),
+            ("", true, "", "t4Ek"),
+            ("", false, "noop", "t4Ek"),
+            ("HPE iLO2+ HW Watchdog Timer", true, "panic", "t4p0Ek"),
+        ] {
+            let fake = Fake::with(|inner| {
+                (inner.identity, inner.pretimeout, inner.governor) =
+                    (identity, pretimeout, governor);
+            });
+            let (mut device, _) = Device::new(Box::new(fake.clone())).unwrap();
+            // Refused by this driver, and armed all the same.
+            device.arm(4).unwrap();
+            assert_eq!(fake.calls(), expected, "{identity} {governor}");
+            // There is no second before the end of one second.
+            device.ping(1).unwrap();
+            assert!(!fake.calls().contains("p1"), "{identity} {governor}");
+        }
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::card::{Card, Kernel, Pipe};
 use super::device::Device;
 use super::discover::{self, Choice, Found};
 use super::drivers;
-use super::record::{self, Calibration};
+use super::record;
 use crate::core::budget;
 
 /// Which device, and how it is driven.
@@ -84,13 +84,11 @@ fn hold<C: Card + 'static>(
         device.disarm();
     }
     let driver = drivers::of(&info.identity);
-    let calibration = Calibration::read(Path::new(record::CALIBRATION));
-    let factor_ppm = calibration.and_then(|c| c.of(&info.identity, &record::firmware()));
     Ok(Held {
         boot_status: device.boot_status(),
         device,
         file,
-        timing: driver.timing(found.min_s, found.max_s, factor_ppm),
+        timing: record::timing(&info.identity, found.min_s, found.max_s).0,
         software: driver.is_software(),
         identity: info.identity,
         node: found.node,

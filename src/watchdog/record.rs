@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::drivers;
+use crate::core::budget::Device;
 use crate::core::time::Wall;
 use crate::sys::watchdog::CARD_RESET;
 
@@ -236,6 +237,17 @@ impl Calibration {
     }
 }
 
+/// How the device with this identity keeps time, within the limits that its driver tells. True: as
+/// it was measured on this machine.
+pub fn timing(identity: &str, min_s: u32, max_s: u32) -> (Device, bool) {
+    timing_by(Path::new(CALIBRATION), identity, min_s, max_s)
+}
+
+fn timing_by(calibration: &Path, identity: &str, min_s: u32, max_s: u32) -> (Device, bool) {
+    let measured = Calibration::read(calibration).and_then(|c| c.of(identity, &firmware()));
+    (drivers::of(identity).timing(min_s, max_s, measured), measured.is_some())
+}
+
 /// What distinguishes this machine's firmware from the one after its next update.
 pub fn firmware() -> String {
     let word = |name: &str| {
@@ -312,6 +324,14 @@ mod tests {
         assert_eq!(done.of("iTCO_wdt", "box/1.3"), None);
         assert_eq!(run.of("iTCO_wdt", "box/1.2"), None);
         assert_eq!(Calibration::decode("boot x\n"), None);
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("calibration");
+        assert_eq!(timing_by(&path, "iTCO_wdt", 0, 0).0.factor_ppm, 2_000_000);
+        let here = Calibration { firmware: firmware(), ..done };
+        fs::write(&path, here.encode()).unwrap();
+        let (device, measured) = timing_by(&path, "iTCO_wdt", 4, 0);
+        assert_eq!((device.factor_ppm, device.min_s, measured), (1_935_000, 4, true));
+        assert!(!timing_by(&path, "i6300ESB timer", 0, 0).1, "another device");
         let never = Calibration { last_at: Wall(1_000_000), ..run };
         assert_eq!(never.measured("two", 50), None, "it never ran");
     }

@@ -414,7 +414,7 @@ fn peer(view: &mut View, line: &mut Line) {
 
 /// `volume=hung lasting=60s`: the data directory's.
 fn health(view: &mut View, line: &mut Line) {
-    fields!(line, view.health, unanswered unwritten);
+    fields!(line, view.health, unanswered unwritten unwatched);
     let Some(illness) = line.take::<String>("volume") else { return };
     let illness = match illness.as_str() {
         "full" => Illness::Full,

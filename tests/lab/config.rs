@@ -24,6 +24,10 @@ pub fn render(settings: &Settings, member: u8, directory: &Path) -> String {
             ),
         ),
     };
+    let waldir = match settings.wal_apart {
+        true => format!("\n  - waldir: {base}/wal/pg_wal"),
+        false => String::new(),
+    };
     format!(
         "\
 scope: lab
@@ -52,7 +56,7 @@ bootstrap:
         max_wal_size: 256MB
   initdb:
   - encoding: UTF8
-  - data-checksums
+  - data-checksums{waldir}
   - auth-host: scram-sha-256
   - auth-local: scram-sha-256
 postgresql:
@@ -68,7 +72,7 @@ postgresql:
   remove_data_directory_on_rewind_failure: true
   basebackup:
   - checkpoint: fast
-  - max-rate: 20M
+  - max-rate: 20M{waldir}
   parameters:
     unix_socket_directories: {base}
   pg_hba:

@@ -20,6 +20,7 @@ pub struct Member {
     pub product: Product,
     directory: PathBuf,
     volume: Option<Volume>,
+    wal_volume: Option<Volume>,
     /// The program and its first arguments.
     program: Vec<String>,
     control_group: Option<PathBuf>,
@@ -39,7 +40,8 @@ impl Member {
         let host = Host::Member(number);
         let directory = base.join(format!("m{number}"));
         make_directory(&directory);
-        let volume = settings.health.map(|_| Volume::new(&directory));
+        let volume = settings.health.map(|_| Volume::new(&directory, "volume"));
+        let wal_volume = settings.wal_apart.then(|| Volume::new(&directory, "wal"));
         let text = config::render(settings, number, &directory);
         fs::write(directory.join("config.yml"), text).expect("configuration");
         let control_group = match settings.means {
@@ -53,6 +55,7 @@ impl Member {
             product,
             directory,
             volume,
+            wal_volume,
             program,
             control_group,
             namespace,
@@ -134,8 +137,13 @@ impl Member {
         self.volume.as_ref().expect("a laboratory with volumes")
     }
 
-    pub fn calm_volume(&self) {
-        self.volume.iter().for_each(Volume::calm);
+    /// The one that `pg_wal` lies on.
+    pub fn wal_volume(&self) -> &Volume {
+        self.wal_volume.as_ref().expect("a laboratory with volumes for pg_wal")
+    }
+
+    pub fn calm_volumes(&self) {
+        self.volume.iter().chain(&self.wal_volume).for_each(Volume::calm);
     }
 
     /// Every process in the group of PostgreSQL.

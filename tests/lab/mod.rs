@@ -84,6 +84,8 @@ pub struct Settings {
     /// Each member's data on a volume of its own; seconds of every limit of `vigil.health`, and of
     /// its `hand_over_interval`.
     pub health: Option<(u64, u64)>,
+    /// `pg_wal` on one more volume.
+    pub wal_apart: bool,
     pub bin_dir: PathBuf,
 }
 
@@ -100,6 +102,7 @@ impl Default for Settings {
             synchronous: false,
             use_pg_rewind: true,
             health: None,
+            wal_apart: false,
             bin_dir: distribution(),
         }
     }
@@ -385,7 +388,7 @@ impl Drop for Lab {
         }
         for member in &mut self.members {
             // What hangs cannot be killed.
-            member.calm_volume();
+            member.calm_volumes();
             self.network.kill_all(member.host());
         }
     }

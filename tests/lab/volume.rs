@@ -16,9 +16,9 @@ pub struct Volume {
 }
 
 impl Volume {
-    pub fn new(directory: &Path) -> Volume {
-        let volume =
-            Volume { image: directory.join("volume.img"), place: directory.join("volume") };
+    pub fn new(directory: &Path, name: &str) -> Volume {
+        let image = directory.join(format!("{name}.img"));
+        let volume = Volume { image, place: directory.join(name) };
         make_directory(&volume.place);
         run("truncate", &["--size", SIZE, text(&volume.image)]);
         run("mkfs.ext4", &["-q", "-m", "0", text(&volume.image)]);

@@ -19,6 +19,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// answers.
 const PEER_GONE_AFTER: Duration = Duration::from_secs(5);
 
+const ASK_PEER_EVERY: Duration = Duration::from_secs(2);
+
 /// The timeline is read from the name of the WAL file that the row goes to.
 const INSERT: &str = "INSERT INTO written VALUES ($1, $2) \
                       RETURNING substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
@@ -90,6 +92,8 @@ impl Drop for Writer {
 impl Record {
     async fn write_for_ever(&self, member: u8, mut target: Config) {
         target.connect_timeout(CONNECT_WITHIN).tcp_user_timeout(PEER_GONE_AFTER);
+        // A machine that was reset while it owed an answer sends nothing any more.
+        target.keepalives_idle(ASK_PEER_EVERY).keepalives_interval(ASK_PEER_EVERY);
         while !self.stop.load(Ordering::Relaxed) {
             if let Ok(client) = connect(&target, CONNECT_WITHIN).await
                 && let Err(cause) = self.write_until_broken(member, &client).await

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use pgvigil::core::guard::Phase;
-use pgvigil::link::order::Order;
+use pgvigil::link::order::{Configure, Order, Watchdog, WatchdogMode};
 
 use super::rig::{Link, Rig, confirmation, sh, tenure, until};
 
@@ -117,4 +117,32 @@ fn without_the_device_that_is_required_there_is_no_campaign() {
     let why = link.refused(Order::Campaign);
     assert!(why.contains("watchdog.mode is required"), "{why}");
     link.ok(Order::StartStandby(sh("sleep 1000")));
+}
+
+#[test]
+fn a_leader_takes_a_device_that_appears_and_other_times_into_use() {
+    let Some(mut rig) = Rig::watched_later("late") else { return };
+    let mut link = rig.configured(5, 30);
+    assert!(link.state.watchdog.node.is_empty(), "{:?}", link.state.watchdog);
+    link.ok(Order::Campaign);
+    link.confirm(1);
+    link.ok(Order::StartPrimary(sh("while :; do :; done")));
+    assert_eq!(link.state.budget.unwrap().watch, None);
+    rig.show_device();
+    // What the agent orders when it sees one.
+    link.ok(Order::Campaign);
+    link.see("armed", |s| s.watchdog.armed && s.phase == Phase::Leading);
+    confirmed(&mut link);
+    assert_eq!(rig.told(), "VCtimeout=4\n11");
+    // A reload: from here on without.
+    let Order::Configure(configure) = rig.configure(5, 30) else { unreachable!() };
+    let off = Watchdog { mode: WatchdogMode::Off, ..configure.watchdog };
+    link.ok(Order::Configure(Configure { watchdog: off, rho_ppm: 100_000, ..configure.clone() }));
+    link.confirm(1);
+    link.see("disarmed", |s| !s.watchdog.armed && s.phase == Phase::Leading);
+    let budget = link.state.budget.unwrap();
+    assert_eq!((budget.exclusive, budget.watch), (Duration::from_millis(4500), None));
+    link.ok(Order::Configure(configure));
+    link.confirm(1);
+    link.see("armed again", |s| s.watchdog.armed && s.group.populated);
 }

@@ -31,6 +31,7 @@ const SOCKET: &str = "RIG_SOCKET";
 const PATIENCE: Duration = Duration::from_secs(15);
 /// In the rig's directory: what stands in for a watchdog device, and for systemd.
 const PIPE: &str = "dog";
+const HIDDEN: &str = "dog-hidden";
 const NOTIFY: &str = "notify";
 
 /// Runs only in a process that a rig started.
@@ -118,9 +119,8 @@ fn launch_onlooker(dir: &Path) -> Child {
 fn start(mut program: Program, dir: &Path, cgroup: Option<&Path>, kept: Option<OwnedFd>) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
     let cgroup = cgroup.map_or("", |path| path.to_str().unwrap());
-    let pipe = dir.join(PIPE);
-    let pipe = if pipe.exists() { pipe.display().to_string() } else { String::new() };
-    let notify = dir.join(NOTIFY);
+    let (pipe, notify) = (dir.join(PIPE), dir.join(NOTIFY));
+    let pipe = if notify.exists() { pipe.display().to_string() } else { String::new() };
     program
         .args(["--exact", "supervisor::rig::as_supervisor", "--test-threads=1", "--nocapture"])
         .env(OPTIONS, format!("{cgroup}\npostgres\n{pipe}"))
@@ -192,6 +192,18 @@ impl Rig {
     /// With a watchdog device, and a service manager that keeps descriptors.
     pub fn watched(name: &str) -> Option<Rig> {
         Rig::launched(name, true, true, launch)
+    }
+
+    /// The same, and the device is not there before [`Rig::show_device`].
+    pub fn watched_later(name: &str) -> Option<Rig> {
+        Rig::launched(name, true, true, |dir, cgroup| {
+            fs::rename(dir.join(PIPE), dir.join(HIDDEN)).unwrap();
+            launch(dir, cgroup)
+        })
+    }
+
+    pub fn show_device(&self) {
+        fs::rename(self.dir.join(HIDDEN), self.dir.join(PIPE)).unwrap();
     }
 
     fn launched(

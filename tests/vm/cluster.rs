@@ -160,6 +160,13 @@ impl Cluster {
         budget
     }
 
+    /// What a member says of itself in the object `vigil`.
+    pub fn told(&self, member: u8) -> serde_json::Value {
+        let answer = self.lab.ask(member, "GET", "/patroni", "");
+        let answer = answer.map(|answer| serde_json::from_str(&answer.body).unwrap_or_default());
+        answer.map_or(serde_json::Value::Null, |mut all: serde_json::Value| all["vigil"].take())
+    }
+
     /// Sets `watchdog.mode` everywhere; returns when it is in force.
     pub fn set_watchdog(&mut self, mode: &'static str) {
         if std::mem::replace(&mut self.mode, mode) == mode {
@@ -201,22 +208,24 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("LAB_LOGS").is_some() {
             self.keep_logs();
         }
     }
 }
 
 impl Cluster {
-    /// Prints the ends of the journals, or of the console where there is no answer, and copies
-    /// them to where `LAB_LOGS` says.
+    /// Of a failure prints the ends of the journals, or of the console where there is no answer;
+    /// copies them to where `LAB_LOGS` says.
     fn keep_logs(&self) {
         let kept = std::env::var_os("LAB_LOGS").map(PathBuf::from);
         for guest in &self.guests {
             let log = guest.log();
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(40)..];
-            eprintln!("---- m{}, last lines:\n{}", guest.number, tail.join("\n"));
+            if std::thread::panicking() {
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(40)..];
+                eprintln!("---- m{}, last lines:\n{}", guest.number, tail.join("\n"));
+            }
             if let Some(kept) = &kept {
                 let file = kept.join(format!("vm{}.log", guest.number));
                 fs::write(file, log).unwrap_or_else(|e| eprintln!("{e}"));
@@ -257,6 +266,9 @@ fn payload(settings: &Settings, member: u8, base: &Path, program: &Path) -> Path
     let configuration = config::render(settings, member, Path::new("/data/pgvigil"));
     // The thousands of hashes of a SCRAM login take seconds in an emulated machine.
     let configuration = configuration.replace("scram-sha-256", "trust");
+    // Copies and rewinds send whole segments, at the speed of an emulated network.
+    let configuration =
+        configuration.replace("- data-checksums\n", "- data-checksums\n  - wal-segsize: 1\n");
     let watchdog = format!("watchdog:\n  mode: {REQUIRED}\n");
     let configuration = configuration.replace("watchdog: {mode: off}\n", &watchdog);
     let identity = Device::of(member).identity();

@@ -1,7 +1,7 @@
 //! A cluster of two virtual machines with real systemd, real watchdog devices and real resets.
 //!
-//! `make test-vm-quick` runs `quick`, `make test-vm` the rest; `SCENARIO=name` only those whose
-//! name contains it, `LAB_LOGS=DIR` keeps the journals of a failed run. Verdicts rest on QEMU's
+//! `make test-vm-quick` runs `quick`, `make test-vm` the rest; `SCENARIO=name|name` only those whose
+//! names contain one of these, `LAB_LOGS=DIR` keeps the journals. Verdicts rest on QEMU's
 //! stamps, on the writing client's record and on what the guests say, never on how fast this
 //! machine emulates.
 
@@ -79,7 +79,8 @@ fn rest() {
 
 fn run(scenarios: &[Scenario]) {
     let wanted = std::env::var("SCENARIO").unwrap_or_default();
-    let scenarios: Vec<_> = scenarios.iter().filter(|line| line.0.contains(&wanted)).collect();
+    let is_wanted = |line: &&Scenario| wanted.split('|').any(|name| line.0.contains(name));
+    let scenarios: Vec<_> = scenarios.iter().filter(is_wanted).collect();
     if scenarios.is_empty() {
         return;
     }

@@ -44,6 +44,8 @@ struct Reset {
 /// leads; no rows overlap; the machine comes back and follows by itself.
 fn must_reset(cluster: &mut Cluster, fault: impl FnOnce(&Guest)) -> Reset {
     let old = cluster.leader();
+    let told = cluster.told(old);
+    println!("    before: renewal {} ms ago, device {}", told["evidence_age_ms"], told["watchdog"]);
     let from = cluster.lab.writer().now();
     let guest = cluster.guest(old);
     let (boots, begun) = (guest.boots(), Instant::now());

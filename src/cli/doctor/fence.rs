@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::config::{Effective, Local, WatchdogMode};
 use crate::core::budget::{Budget, ELECTION, Wish};
 use crate::watchdog::discover::{self, Choice, Found};
+use crate::watchdog::record;
 
 use super::Check;
 use super::member::Known;
@@ -60,7 +61,7 @@ fn watchdog(known: &Known, local: &Local, effective: &Effective) -> (Option<Budg
         Ok(found) => found,
         Err(why) => return (None, unprotected(why)),
     };
-    let times = found.driver().timing(found.min_s, found.max_s, None);
+    let (times, measured) = record::timing(&found.identity, found.min_s, found.max_s);
     let wish = Wish {
         grade: wish.grade,
         margin_s: timing,
@@ -69,18 +70,19 @@ fn watchdog(known: &Known, local: &Local, effective: &Effective) -> (Option<Budg
         kept: true,
     };
     match Budget::watched(effective.settings.ttl, effective.rho_ppm, &times, &wish) {
-        Ok(budget) => (Some(budget), counted(known, &found, &budget)),
+        Ok(budget) => (Some(budget), counted(known, &found, measured, &budget)),
         Err(error) => (None, unprotected(format!("{}: {error}", described(&found)))),
     }
 }
 
-fn counted(known: &Known, found: &Found, budget: &Budget) -> Check {
+fn counted(known: &Known, found: &Found, measured: bool, budget: &Budget) -> Check {
     let watch = budget.watch.unwrap_or_default();
     let what = format!(
-        "{}: set to {} s, resets at the latest {:.1} s after a ping, grade {}",
+        "{}: set to {} s, resets at the latest {:.1} s after a ping ({}), grade {}",
         described(found),
         watch.set.as_secs(),
         watch.reset.as_secs_f32(),
+        if measured { "as measured here" } else { "as its driver is known" },
         budget.grade().map_or_else(|| "?".to_owned(), |grade| format!("{grade:?}"))
     );
     // The member's own, while it leads; else a stranger's.

@@ -247,7 +247,7 @@ fn read_only(v: &View) -> Option<Outcome> {
 
 fn starting(v: &View) -> Option<Outcome> {
     v.server.postmaster?;
-    v.probe().is_none().then(|| Outcome::say(v, "PostgreSQL is still starting").wake(QUICK))
+    v.probe().is_none().then(|| Outcome::say(v, v.server.not_ready()).wake(QUICK))
 }
 
 fn diverged(v: &View) -> Option<Outcome> {

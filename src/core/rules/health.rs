@@ -32,6 +32,11 @@ pub const RULES: &[Rule] = &[
         meaning: "a standby does not answer: kill and start it",
         matches: standby,
     },
+    Rule {
+        id: "health.watchdog",
+        meaning: "the required watchdog device fails, and a candidate is healthy: hand over",
+        matches: watchdog,
+    },
 ];
 
 /// Kills of a hung server within [`RESTARTS_WITHIN`] after which it is only shown.
@@ -129,6 +134,28 @@ fn volume(v: &View) -> Option<Outcome> {
             .act(Action::StopFast)
             .remember(|m| m.switchover = Some(Switchover { to, since: v.now })),
     })
+}
+
+/// What was required is lost: a machine that hangs now is fenced by nothing, or is reset although
+/// nothing hangs, one timeout after the last ping that went through. One ping that fails is none:
+/// the next renewal brings another, a tenth of `ttl` later. Nobody passes the key around: whose
+/// device failed is no candidate before it has been armed again.
+fn watchdog(v: &View) -> Option<Outcome> {
+    runs(v)?;
+    if !leads(v) || v.health.unwatched < v.settings.ttl / 7 {
+        return None;
+    }
+    let why = "the required watchdog device fails";
+    let to = match candidate(v, why) {
+        Ok(found) => found?,
+        Err(ask) => return Some(*ask),
+    };
+    let why = format!("demoting self because {why} and {to} is healthy");
+    let out = Outcome::say(v, why.clone()).act(Action::StopFast).wake(QUICK);
+    Some(out.remember(|m| {
+        m.demoted_because = Some(why);
+        m.switchover = Some(Switchover { to, since: v.now });
+    }))
 }
 
 fn hangs_on_volume(v: &View) -> bool {

@@ -83,7 +83,8 @@ fn nothing_happens_too_early_or_where_it_is_forbidden() {
     for health in early {
         assert_eq!(decide(&leader(health)).rule, "leader.steady", "{health:?}");
     }
-    let worst = Health { unanswered: LONG, unwritten: LONG, volume: ailing(Illness::Hung, LONG) };
+    let volume = ailing(Illness::Hung, LONG);
+    let worst = Health { unanswered: LONG, unwritten: LONG, volume, ..Health::default() };
     let mut v = leader(worst);
     v.settings.health.storage = Duration::ZERO;
     assert_eq!(decide(&v).rule, "leader.steady", "who waits for a volume is no server's fault");
@@ -250,6 +251,10 @@ fn replay_and_receiver_that_stand_still_are_shown() {
     let what: Vec<String> = findings(&v).into_iter().map(|f| f.what).collect();
     assert!(what[0].starts_with("replay stands still at 0/1000"), "{what:?}");
     assert!(what[1].starts_with("nothing is received after 0/2000"), "{what:?}");
+    // It has all of it, from before its receiver was started anew.
+    let mut there = v.clone().with_probe(|p| p.replay_lsn = Some(Lsn(0x3000)));
+    there.memory = decide(&there).memory;
+    assert_eq!(findings(&there), []);
     v = v.with_probe(|p| {
         p.receive_lsn = Some(Lsn(0x2001));
         p.replay_paused = true;
@@ -287,4 +292,51 @@ fn a_stop_does_not_wait_for_a_postmaster_that_hears_nothing() {
     v.server.data_dir = control.filter(|dir| matches!(dir, DataDir::Cluster { .. }));
     let d = decide(&v);
     assert!(matches!(d.actions[..], [Action::Release { .. }]), "{} {:?}", d.rule, d.actions);
+}
+
+#[test]
+fn a_required_device_that_fails_is_handed_over_not_suffered() {
+    let unwatched = |s| Health { unwatched: seconds(s), ..Health::default() };
+    let mut v = leader(unwatched(10));
+    // Also one that has led for a moment only: its machine may be reset at any instant.
+    v.memory.led_since = Some(v.now);
+    let decision = decide(&v);
+    assert_eq!(
+        (decision.rule, &decision.actions[..]),
+        ("health.watchdog", &[Action::StopFast][..])
+    );
+    assert_eq!(decision.memory.switchover.map(|s| s.to), Some("b".to_owned()));
+    assert_eq!(findings(&v).len(), 1);
+    // One ping that failed: the next one comes first.
+    v.health = unwatched(3);
+    assert_ne!(decide(&v).rule, "health.watchdog");
+    v.health = unwatched(10);
+    v.settings.paused = true;
+    assert_ne!(decide(&v).rule, "health.watchdog", "paused");
+    v.settings.paused = false;
+    // What hangs cannot be switched over in good order.
+    v.memory.led_since = Some(at(0));
+    v.health.unanswered = LONG;
+    assert_eq!(decide(&v).rule, "health.hung");
+    // The database stays up where nobody can take over; it is shown.
+    v.health = unwatched(10);
+    v.peers.clear();
+    assert_ne!(decide(&v).rule, "health.watchdog");
+    assert_eq!(findings(&v).len(), 1);
+}
+
+#[test]
+fn a_server_that_refuses_us_is_not_starting() {
+    let mut v = leader(Health::default());
+    v.server.probe = None;
+    v.memory.starting_since = Some(at(0));
+    v.server.refused = Some(("no pg_hba.conf entry".to_owned(), at(0)));
+    let decision = decide(&v);
+    // However long it lasts: it may serve everybody else.
+    assert_eq!((decision.rule, decision.actions.len()), ("leader.starting", 0));
+    assert!(decision.why.contains("no pg_hba.conf entry"), "{}", decision.why);
+    assert!(findings(&v)[0].what.contains("no pg_hba.conf entry"));
+    v.server.refused = None;
+    let decision = decide(&v);
+    assert!(matches!(decision.actions[..], [Action::StopImmediate]), "{decision:?}");
 }

@@ -12,7 +12,7 @@ use crate::core::numbering::{self, Numbering};
 use crate::core::rules::{health, standby};
 use crate::core::sync;
 use crate::core::time::Boot;
-use crate::core::view::{Switchover, View};
+use crate::core::view::{LastExit, Switchover, View};
 
 /// Deaths of the postmaster within `primary_start_timeout` after which a healthy candidate gets
 /// the key instead of another restart in place.
@@ -242,14 +242,19 @@ fn start(v: &View) -> Option<Outcome> {
         let why = "making sure of /sync before PostgreSQL is started";
         return Some(sync_step(Outcome::say(v, why), v, step).wake(QUICK));
     }
-    let crashed =
-        v.server.last_exit.is_some_and(|e| e.permitted && !(v.memory.restarting && e.clean));
-    let why = if crashed { "doing crash recovery in a single node" } else { "starting as primary" };
+    let intended = |e: &LastExit| v.memory.restarting && e.clean;
+    let crashed = v.server.last_exit.filter(|e| e.permitted && !intended(e));
+    let why = if crashed.is_some() {
+        "doing crash recovery in a single node"
+    } else {
+        "starting as primary"
+    };
     Some(Outcome::say(v, why).act(Action::StartPrimary).remember(|m| {
         m.starting_since = m.starting_since.or(Some(v.now));
         m.sync_names = None;
-        if crashed {
-            m.crashes.push(v.now);
+        // A start that failed before a server came of it is decided again, and is no crash.
+        if let Some(exit) = crashed.filter(|exit| !m.crashes.contains(&exit.at)) {
+            m.crashes.push(exit.at);
         }
     }))
 }
@@ -259,8 +264,9 @@ fn starting(v: &View) -> Option<Outcome> {
         return None;
     }
     v.server.postmaster?;
-    let out = Outcome::say(v, "PostgreSQL is still starting").wake(QUICK);
-    if !overdue(v) {
+    let out = Outcome::say(v, v.server.not_ready()).wake(QUICK);
+    // One that refuses us has started, and may serve others.
+    if !overdue(v) || v.server.refused.is_some() {
         return Some(out);
     }
     // Recovery of much WAL may be worth more than a failover that is not possible.

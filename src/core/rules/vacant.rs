@@ -152,9 +152,9 @@ fn starting(v: &View) -> Option<Outcome> {
         return None;
     }
     let why = match v.server.postmaster {
-        Some(_) => "PostgreSQL is still starting",
+        Some(_) => v.server.not_ready(),
         // A rewind that did not end well, say.
-        None => "waiting for a leader: what is in the data directory cannot be started",
+        None => "waiting for a leader: what is in the data directory cannot be started".to_owned(),
     };
     Some(Outcome::say(v, why).wake(QUICK))
 }

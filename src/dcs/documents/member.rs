@@ -32,6 +32,8 @@ pub struct MemberDocument {
     pub pause: bool,
     /// Our own release: written as the object `vigil`, last.
     pub vigil_version: Option<String>,
+    /// What reset this machine while it was primary, the last time: in the object `vigil`.
+    pub last_reset: Option<Value>,
 }
 
 /// Number of the dialect that pgvigil members speak among themselves.
@@ -66,8 +68,14 @@ pub fn member_json(document: &MemberDocument) -> String {
     put("timeline", d.timeline.map(Value::from));
     put("scheduled_restart", d.scheduled_restart.clone());
     put("pause", d.pause.then_some(true.into()));
-    let vigil = |v: &String| json!({ "version": v, "protocol": VIGIL_PROTOCOL });
-    put("vigil", d.vigil_version.as_ref().map(vigil));
+    let vigil = d.vigil_version.as_ref().map(|version| {
+        let mut vigil = json!({ "version": version, "protocol": VIGIL_PROTOCOL });
+        if let Some(reset) = &d.last_reset {
+            vigil["last_reset"] = reset.clone();
+        }
+        vigil
+    });
+    put("vigil", vigil);
     compact(&Value::Object(map))
 }
 

@@ -76,6 +76,10 @@ fn members_are_written_as_captured() {
     assert_eq!(member_json(&replica), REPLICA);
     assert_eq!(member_json(&starting), STARTING);
     assert_eq!(member_json(&everything), EVERYTHING);
+    let reset = serde_json::json!({"by": "watchdog"});
+    let text = member_json(&MemberDocument { last_reset: Some(reset), ..everything });
+    let own = r#""vigil":{"version":"0.1.0","protocol":1,"last_reset":{"by":"watchdog"}}}"#;
+    assert!(text.ends_with(own) && member(&text).vigil, "{text}");
 }
 
 #[test]
