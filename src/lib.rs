@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod dcs;
+pub mod leftover;
 pub mod link;
 pub mod postgres;
 pub mod sim;

@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use pgvigil::{agent, cli, config, sim, supervisor};
+use pgvigil::sys::{journal, kernel};
+use pgvigil::{agent, cli, config, leftover, sim, supervisor};
 
 /// PostgreSQL high availability: supervises a member of a cluster, as `patroni CONFIG` does.
 #[derive(Parser)]
@@ -78,6 +79,12 @@ enum Command {
     /// Writes to the volumes again and again, started by the agent
     #[command(hide = true)]
     ProbeVolumes { page: PathBuf, data_dir: PathBuf },
+    /// For ExecStopPost=: kill the PostgreSQL that a stop could not end (see $SERVICE_RESULT)
+    #[command(hide = true)]
+    FenceLeftover { config: Option<PathBuf> },
+    /// For ExecStartPre=+: move a PostgreSQL that runs already into this control group
+    #[command(hide = true)]
+    TakeIn { config: Option<PathBuf> },
     /// Process 2, started by the supervisor
     #[command(hide = true)]
     Agent { config: Option<PathBuf> },
@@ -102,7 +109,15 @@ fn main() {
         Some(Command::Watchdog { command }) => cli::watchdog::run(&command),
         Some(Command::SelfCheck) => 0,
         Some(Command::ProbeVolumes { page, data_dir }) => agent::probe_volumes(&page, &data_dir),
-        Some(Command::Agent { config }) => agent::run(config, environment()),
+        Some(Command::FenceLeftover { config }) => {
+            let result = std::env::var("SERVICE_RESULT").unwrap_or_default();
+            leftover::fence(configured(config.as_deref()), &result)
+        }
+        Some(Command::TakeIn { config }) => leftover::take_in(configured(config.as_deref())),
+        Some(Command::Agent { config }) => {
+            name_output("pgvigil");
+            agent::run(config, environment())
+        }
         None => supervise(parsed.member),
     });
 }
@@ -128,7 +143,27 @@ fn printed(printer: Printer, path: Option<&Path>) -> i32 {
     }
 }
 
+/// Where PostgreSQL is, by a configuration that can be read.
+fn configured(config: Option<&Path>) -> Option<supervisor::Descent> {
+    let local = config::load(config, &environment()).ok()?.local.postgresql;
+    leftover::known(&local.data_dir, local.bin_name.get("postgres"))
+}
+
+/// Under which name the journal shows what this process and its children print.
+fn name_output(identifier: &str) {
+    if let Err(error) = journal::rename_stderr(identifier) {
+        eprintln!("pgvigil: no stream to the journal for {identifier}: {error}");
+    }
+}
+
 fn supervise(member: Member) -> i32 {
+    let missing = kernel::missing();
+    for (name, since, error) in &missing {
+        eprintln!("pgvigil: needs {name} (Linux {since} and later): {error}");
+    }
+    if !missing.is_empty() {
+        return 1;
+    }
     // Nothing runs yet: a configuration that is wrong is refused before anything is prepared.
     let loaded = match config::load(member.config.as_deref(), &environment()) {
         Ok(loaded) => loaded,
@@ -145,6 +180,8 @@ fn supervise(member: Member) -> i32 {
     options.cgroup = member.cgroup;
     options.user = user;
     options.watchdog = agent::device(&loaded.local);
+    // From here on nothing of ours goes to stderr: it is PostgreSQL's, its tools' and scripts'.
+    name_output("postgres");
     supervisor::run(options)
 }
 

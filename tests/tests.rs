@@ -18,6 +18,7 @@ mod mixed;
 mod model;
 mod openapi;
 mod outside;
+mod packaging;
 mod postgres;
 mod postgres_tls;
 mod replication;

@@ -29,6 +29,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("config", &["core"]),
     ("core", &[]),
     ("dcs", &["core", "sys"]),
+    ("leftover", &["supervisor", "sys"]),
     ("link", &["core", "sys"]),
     ("postgres", &["core", "sys", "tls"]),
     ("sim", &["core"]),

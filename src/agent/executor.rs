@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::core::decision::{Action, Upstream};
+use crate::core::events;
 use crate::core::sync;
 use crate::core::view::{View, Work};
 use crate::dcs::DcsError;
@@ -411,7 +412,8 @@ async fn remove_data(
         let text = "the data directory is in use".to_owned();
         return Err(ActionError::Precondition(text));
     }
-    tracing::warn!("Removing data directory: {} ({reason})", dir.display());
+    let message_id = events::DATA_REMOVED;
+    tracing::warn!(message_id, "Removing data directory: {} ({reason})", dir.display());
     let removal = tokio::task::spawn_blocking(move || datadir::remove_contents(&dir)).await;
     removal.map_err(|e| ActionError::Precondition(e.to_string()))??;
     durable::remove(&rewind_marker(&d.setup().data_dir()))?;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::core::cluster::Tenure;
+use crate::core::events;
 use crate::core::guard::Phase;
 use crate::core::time::Boot;
 use crate::core::view::OwnLease;
@@ -326,13 +327,15 @@ impl Leases {
             Ok(()) => standing.cadence,
             Err(LeaseError::TermChanged) => Duration::ZERO,
             Err(LeaseError::NotOurs) => {
-                tracing::warn!("the leader key is not on our lease");
+                let message_id = events::LEASE_UNCONFIRMED;
+                tracing::warn!(message_id, "the leader key is not on our lease");
                 // Proof is the loop's business: it reads the whole cluster and decides.
                 let _ = self.events.send(Event::Refresh).await;
                 standing.cadence
             }
             Err(error) => {
-                tracing::warn!(%error, "the lease could not be renewed");
+                let message_id = events::LEASE_UNCONFIRMED;
+                tracing::warn!(message_id, %error, "the lease could not be renewed");
                 standing.cadence.min(Duration::from_millis(300))
             }
         }

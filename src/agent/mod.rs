@@ -25,6 +25,7 @@ mod reader;
 mod replica;
 mod requests;
 mod reset;
+mod say;
 mod server;
 mod sql;
 mod start;

@@ -17,6 +17,7 @@ use crate::api::snapshot::Reply;
 use crate::core::budget::Budget;
 use crate::core::cluster::Tenure;
 use crate::core::decision::Action;
+use crate::core::events;
 use crate::core::failsafe::{self, Bound, Known, PROMISE_MAX, Plea, Refusal};
 use crate::core::guard::Phase;
 use crate::core::time::Boot;
@@ -83,7 +84,10 @@ async fn round(d: &Drivers, seeking: &Seeking, tenure: Tenure, budget: Budget) -
         questions.spawn(async move {
             let promised = ask(&client, &url, &plea, within, budget.ttl).await;
             promised
-                .inspect_err(|why| tracing::warn!("{name} does not promise: {why}"))
+                .inspect_err(|why| {
+                    let message_id = events::NOT_PROMISED;
+                    tracing::warn!(message_id, "{name} does not promise: {why}");
+                })
                 .is_err()
                 .then_some(name)
         });

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::core::events;
 use crate::sys::clock;
 
 use super::drivers::Drivers;
@@ -25,7 +26,8 @@ pub async fn run(drivers: Arc<Drivers>, events: mpsc::Sender<Event>) {
         let (event, pause) = match drivers.read_cluster().await {
             Ok((cluster, sent_at, received_at)) => {
                 if complained.take().is_some() {
-                    tracing::info!("the store answers again");
+                    let message_id = events::STORE_BACK;
+                    tracing::info!(message_id, "the store answers again");
                 }
                 let event = Event::Cluster { cluster, sent_at, received_at };
                 (event, drivers.setup().settings().loop_wait)
@@ -34,7 +36,8 @@ pub async fn run(drivers: Arc<Drivers>, events: mpsc::Sender<Event>) {
                 let now = clock::boot();
                 if complained.is_none_or(|at| now.since(at) > COMPLAIN_EVERY) {
                     complained = Some(now);
-                    tracing::warn!("waiting on etcd: {}", chain(&error));
+                    let message_id = events::STORE_SILENT;
+                    tracing::warn!(message_id, "waiting on etcd: {}", chain(&error));
                 }
                 (Event::ClusterFailed { at: now }, RETRY)
             }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::link::state::State;
+use crate::core::events;
+use crate::link::state::{Device, State};
 use crate::postgres::durable::{self, FileError};
 use crate::sys::clock;
 use crate::watchdog::record::{self, Armed, Reset};
@@ -16,9 +17,6 @@ use super::drivers::Drivers;
 /// How often the record is renewed while the device is armed: the time of a reset is known to that.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 
-/// Of the journal's event class, for the catalog.
-const BOOT_AFTER_RESET: &str = "5f1d0c8a6f0b4b0e9a3f2c7d41e68b95";
-
 /// At the start: says whether the machine went down while the device was armed, as the record and
 /// the device tell. With `stay_down` PostgreSQL is not started then before an operator agrees.
 pub fn look(data_dir: &Path, state: &State, stay_down: bool) -> Result<Option<Reset>, FileError> {
@@ -26,7 +24,8 @@ pub fn look(data_dir: &Path, state: &State, stay_down: bool) -> Result<Option<Re
     let reset = armed.judge(&record::boot_id(), state.watchdog.boot_status);
     if let Some(reset) = reset {
         let ago = (clock::wall().0 - reset.at.0) / 1_000_000;
-        tracing::error!(message_id = BOOT_AFTER_RESET, "{reset}; last sign of life {ago} s ago");
+        let message_id = events::BOOT_AFTER_RESET;
+        tracing::error!(message_id, "{reset}; last sign of life {ago} s ago");
         if stay_down {
             durable::write(&record::hold(data_dir), reset.to_string().as_bytes(), None)?;
         }
@@ -41,16 +40,38 @@ pub async fn run(drivers: Arc<Drivers>) {
     let path = record::path(&drivers.setup().data_dir());
     let mut states = drivers.supervisor.states();
     let mut written = Armed { reset: drivers.last_reset.get().cloned(), ..Armed::default() };
+    let mut told = Device::default();
     loop {
-        let armed = states.borrow_and_update().watchdog.armed;
+        let device = states.borrow_and_update().watchdog.clone();
+        let armed = device.armed;
+        tell(&told, &device);
+        told = device;
         if armed || written.armed {
             written = next(&written, &states.borrow().clone());
             keep(path.clone(), written.encode()).await;
         }
-        let changed = states.wait_for(|state| state.watchdog.armed != armed);
+        let changed = states.wait_for(|state| {
+            state.watchdog.armed != armed || state.watchdog.trouble != told.trouble
+        });
         if let Ok(Err(_)) = tokio::time::timeout(RENEW_EVERY, changed).await {
             return;
         }
+    }
+}
+
+/// Says what changed.
+fn tell(before: &Device, now: &Device) {
+    let (identity, seconds) = (&now.identity, now.timeout.as_secs());
+    if now.armed && !before.armed {
+        let message_id = events::WATCHDOG_ARMED;
+        tracing::info!(message_id, "the watchdog device counts: {identity}, {seconds} s");
+    } else if before.armed && !now.armed {
+        let message_id = events::WATCHDOG_STOPPED;
+        tracing::info!(message_id, "the watchdog device is stopped: {identity}");
+    }
+    if now.trouble != before.trouble && !now.trouble.is_empty() {
+        let message_id = events::WATCHDOG_TROUBLE;
+        tracing::warn!(message_id, "watchdog device: {}", now.trouble);
     }
 }
 

@@ -29,6 +29,7 @@ use super::events::Event;
 use super::executor::chain;
 use super::lease::{Leases, decode_capsule};
 use super::orders::Supervisor;
+use super::say::Told;
 use super::turn::{End, Turn};
 use super::world::World;
 use super::{
@@ -60,6 +61,7 @@ pub fn run(config_path: Option<PathBuf>, environment: BTreeMap<String, String>) 
             return CONFIGURATION_REFUSED;
         }
     };
+    telemetry::identify(&loaded.local.scope, &loaded.local.name);
     telemetry::start(&loaded.local.log);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -314,7 +316,7 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
         scheduled_restart: None,
         slots: SlotMemory::default(),
         callbacks: Callbacks::default(),
-        findings: Vec::new(),
+        told: Told::default(),
         checkpointed: None,
     }
 }
@@ -324,7 +326,11 @@ async fn heartbeat(drivers: Arc<Drivers>, snapshot: watch::Receiver<Arc<Snapshot
     loop {
         let status = {
             let s = snapshot.borrow();
-            format!("{} {}, {}", s.role, s.state, s.why)
+            let timeline = s.probe.as_ref().map(|(p, _)| format!(", timeline {}", p.timeline));
+            let margin = s.leader_until.map(|until| until.since(clock::boot()).as_secs());
+            let margin = margin.map(|s| format!(", lease confirmed for {s} s"));
+            let [timeline, margin] = [timeline, margin].map(Option::unwrap_or_default);
+            format!("{} {}{timeline}{margin}: {}", s.role, s.state, s.why)
         };
         let beat = Order::Heartbeat { status, ready: true };
         if let Err(error) = drivers.supervisor.order(beat).await {

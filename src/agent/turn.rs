@@ -12,9 +12,9 @@ use crate::api::restart::{self, RestartPlan};
 use crate::api::snapshot::{Reply, Snapshot};
 use crate::core::decide::decide;
 use crate::core::decision::{Action, Decision};
+use crate::core::events;
 use crate::core::failsafe;
 use crate::core::guard::Phase;
-use crate::core::health;
 use crate::core::slots::SlotMemory;
 use crate::core::time::Boot;
 use crate::core::view::View;
@@ -33,6 +33,7 @@ use super::lease::Standing;
 use super::promises::Seeking;
 use super::publish;
 use super::requests;
+use super::say::Told;
 use super::world::World;
 
 /// A hung disk must not hang the loop: the last inspection counts until a new one arrives.
@@ -53,9 +54,6 @@ const SAME_BATCH: Duration = Duration::from_millis(100);
 
 /// Events taken in before a decision; more wait for the next turn.
 const EVENTS_A_TURN: usize = 64;
-
-/// Lines kept for `explain`.
-const EXPLAIN_LINES: usize = 50;
 
 pub struct Turn {
     pub world: World,
@@ -87,8 +85,7 @@ pub struct Turn {
     pub scheduled_restart: Option<RestartPlan>,
     pub slots: SlotMemory,
     pub callbacks: Callbacks,
-    /// What was last said to be wrong.
-    pub findings: Vec<String>,
+    pub told: Told,
     /// The timeline whose first checkpoint was asked for.
     pub checkpointed: Option<u32>,
 }
@@ -219,13 +216,16 @@ impl Turn {
         match self.drivers.reload() {
             Ok(()) => {
                 telemetry::start(&self.drivers.setup().local.log);
-                tracing::info!("Reloaded the configuration");
+                let message_id = events::RELOADED;
+                tracing::info!(message_id, "Reloaded the configuration");
             }
             Err(errors) => {
                 for error in errors {
                     tracing::error!("{error}");
                 }
-                tracing::error!("the configuration was not reloaded; the old one stays in force");
+                let message_id = events::RELOAD_REFUSED;
+                let text = "the configuration was not reloaded; the old one stays in force";
+                tracing::error!(message_id, "{text}");
             }
         }
         self.apply_setup();
@@ -245,21 +245,6 @@ impl Turn {
             self.apply_setup();
             self.reloaded = true;
             self.say_pause(before, patroni);
-        }
-    }
-
-    fn say_pause(&self, before: bool, patroni: bool) {
-        let paused = self.world.settings.paused;
-        match paused {
-            _ if paused == before => {}
-            true if patroni => tracing::warn!(
-                "PAUSE: a member is a Patroni, which would take the leader lock whatever we write: \
-                 the deadline of the lease stays in force, and a primary cut off from etcd stops"
-            ),
-            true => tracing::info!(
-                "PAUSE: the primary goes on without etcd; stopping the service stops PostgreSQL"
-            ),
-            false => tracing::info!("the pause is over"),
         }
     }
 
@@ -303,7 +288,8 @@ impl Turn {
             publish::publish(self, now);
             return;
         }
-        self.note(&decision);
+        self.say_roles();
+        self.say_decision(&decision);
         self.world.memory = decision.memory.clone();
         self.wake_at = now.plus(decision.wake_after);
         self.stand(&decision);
@@ -446,37 +432,5 @@ impl Turn {
             false => Duration::from_millis(100),
         };
         self.pace.send_if_modified(|old| std::mem::replace(old, pace) != pace);
-    }
-
-    /// Says what began or ceased to be wrong.
-    fn say_findings(&mut self, view: &View) {
-        let found = health::findings(view);
-        for new in found.iter().filter(|f| !self.findings.contains(&f.what)) {
-            tracing::warn!("{new}");
-        }
-        for old in self.findings.iter().filter(|old| !found.iter().any(|f| f.what == **old)) {
-            tracing::info!("no longer: {old}");
-        }
-        self.findings = found.into_iter().map(|f| f.what).collect();
-    }
-
-    /// Says what changed: one line a loop_wait while nothing does, as Patroni.
-    fn note(&mut self, decision: &Decision) {
-        let now = clock::boot();
-        let same =
-            self.last.as_ref().is_some_and(|d| d.rule == decision.rule && d.why == decision.why);
-        let again = now.since(self.said_at) >= self.world.settings.loop_wait;
-        if same && (!again || self.drivers.setup().local.log.deduplicate) {
-            return;
-        }
-        self.said_at = now;
-        let paused = if self.world.settings.paused { "PAUSE: " } else { "" };
-        tracing::info!(rule = decision.rule, "{paused}{}", decision.why);
-        if !same {
-            let time = jiff::Timestamp::from_microsecond(clock::wall().0).unwrap_or_default();
-            self.explain.push(format!("{time:.3} {}: {}", decision.rule, decision.why));
-            let extra = self.explain.len().saturating_sub(EXPLAIN_LINES);
-            self.explain.drain(..extra);
-        }
     }
 }

@@ -47,10 +47,12 @@ impl Groups {
 }
 
 /// A supervisor that was in a group of its own already (systemd restarted it there) means the
-/// group above.
-fn base_of(own: PathBuf) -> PathBuf {
+/// group above, and so does what systemd starts before or after it (`.control`).
+pub fn base_of(own: PathBuf) -> PathBuf {
     match own.parent() {
-        Some(parent) if own.ends_with("supervisor") => parent.to_path_buf(),
+        Some(parent) if own.ends_with("supervisor") || own.ends_with(".control") => {
+            parent.to_path_buf()
+        }
         _ => own,
     }
 }
@@ -163,9 +165,11 @@ mod tests {
 
     #[test]
     fn the_base_is_above_the_supervisors_own_group() {
-        for (own, base) in
-            [("/c/a.service", "/c/a.service"), ("/c/a.service/supervisor", "/c/a.service")]
-        {
+        for (own, base) in [
+            ("/c/a.service", "/c/a.service"),
+            ("/c/a.service/supervisor", "/c/a.service"),
+            ("/c/a.service/.control", "/c/a.service"),
+        ] {
             assert_eq!(base_of(own.into()), Path::new(base));
         }
     }

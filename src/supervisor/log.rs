@@ -3,12 +3,13 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::sys::clock;
+use crate::core::events;
+use crate::core::guard::Phase;
+use crate::sys::{clock, journal};
 
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
@@ -22,34 +23,40 @@ pub struct Log {
 
 impl Log {
     pub fn open() -> Log {
-        Log { journal: stderr_is_journal().then(connect).flatten(), dropped: 0 }
+        Log { journal: journal::is_stderr().then(connect).flatten(), dropped: 0 }
     }
 
     pub fn info(&mut self, message: &str) {
-        self.line(6, "INFO", message);
+        self.line(6, "INFO", message, "");
     }
 
     pub fn warning(&mut self, message: &str) {
-        self.line(4, "WARNING", message);
+        self.line(4, "WARNING", message, "");
     }
 
     /// A fence, or a failure to fence. The journal writes this priority to disk at once.
     pub fn critical(&mut self, message: &str) {
-        self.line(2, "CRITICAL", message);
+        self.line(2, "CRITICAL", message, "");
     }
 
-    fn line(&mut self, priority: u8, level: &str, message: &str) {
+    /// A change of the guard's phase, of the class that the journal's catalog explains.
+    pub fn phase(&mut self, before: Phase, after: Phase) {
+        let fence = matches!(after, Phase::Frozen | Phase::Killing);
+        let (priority, level) = if fence { (2, "CRITICAL") } else { (6, "INFO") };
+        let class = format!("MESSAGE_ID={}\n", events::of_phases(before, after));
+        self.line(priority, level, &format!("{before:?} -> {after:?}"), &class);
+    }
+
+    fn line(&mut self, priority: u8, level: &str, message: &str, fields: &str) {
         let mut message = message.replace('\n', " ");
         if self.dropped > 0 {
             message += &format!(" ({} lines before this one were dropped)", self.dropped);
         }
         let sent = match &self.journal {
-            Some(journal) => journal
-                .send(
-                    format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=pgvigil\nMESSAGE={message}\n")
-                        .as_bytes(),
-                )
-                .is_ok(),
+            Some(journal) => {
+                let own = format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=pgvigil\n");
+                journal.send(format!("{own}{fields}MESSAGE={message}\n").as_bytes()).is_ok()
+            }
             None => to_stderr(&format!("{} {level}: {message}\n", clock::local(clock::wall()))),
         };
         self.dropped = if sent { 0 } else { self.dropped.saturating_add(1) };
@@ -62,13 +69,6 @@ fn to_stderr(line: &str) -> bool {
     let writable = poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO);
     let bytes = &line.as_bytes()[..line.len().min(4096)];
     writable == Ok(1) && stderr.lock().write_all(bytes).is_ok()
-}
-
-/// systemd tells device and inode of the journal's stream, which is not ours if stderr was
-/// redirected since.
-fn stderr_is_journal() -> bool {
-    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    std::fs::metadata("/proc/self/fd/2").is_ok_and(|m| stream == format!("{}:{}", m.dev(), m.ino()))
 }
 
 fn connect() -> Option<UnixDatagram> {

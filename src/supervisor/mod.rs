@@ -22,8 +22,9 @@ use std::path::PathBuf;
 use crate::sys::{cgroup, process, realtime};
 use crate::watchdog::held;
 use device::Dog;
+pub use groups::{Descent, Reach, base_of};
 use log::Log;
-pub use memory::memory_path;
+pub use memory::{Memory, memory_path};
 use watch::Supervisor;
 
 /// SCHED_FIFO, below the kernel's own threads.

@@ -191,11 +191,7 @@ impl Supervisor {
         if before != after {
             self.counters.freezes += u32::from(after == Phase::Frozen);
             self.counters.kills += u32::from(after == Phase::Killing);
-            let line = format!("{before:?} -> {after:?}");
-            match after {
-                Phase::Frozen | Phase::Killing => self.log.critical(&line),
-                _ => self.log.info(&line),
-            }
+            self.log.phase(before, after);
         }
         answer
     }

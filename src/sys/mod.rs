@@ -5,6 +5,8 @@
 pub mod cgroup;
 pub mod clock;
 pub mod fd;
+pub mod journal;
+pub mod kernel;
 pub mod proc;
 pub mod process;
 pub mod realtime;

@@ -6,8 +6,6 @@ mod record;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tracing::field::{Field, Visit};
@@ -18,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use crate::config::Log;
+use crate::sys::journal;
 
 use file::FileWriter;
 use record::Record;
@@ -28,10 +27,20 @@ struct InForce {
     file: Option<FileWriter>,
 }
 
+/// Scope and member, in the journal's fields.
+static IDENTITY: OnceLock<[(&str, String); 2]> = OnceLock::new();
+
 static IN_FORCE: Mutex<Option<Arc<InForce>>> = Mutex::new(None);
 
 type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
 static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
+
+/// Whose records these are; to be called before [`start`], once.
+pub fn identify(scope: &str, member: &str) {
+    let fields = [("PGVIGIL_SCOPE", scope.to_owned()), ("PGVIGIL_MEMBER", member.to_owned())];
+    // The scope of a running member does not change.
+    let _ = IDENTITY.set(fields);
+}
 
 /// Starts logging for this process, or takes another configuration into force. Other crates are
 /// heard from WARNING on only.
@@ -40,11 +49,16 @@ pub fn start(log: &Log) {
     if SET_LEVEL.get().is_some() {
         return;
     }
-    let journal = if stderr_is_journal() { tracing_journald::layer().ok() } else { None };
+    let journal = if journal::is_stderr() { tracing_journald::layer().ok() } else { None };
+    let journal = journal.map(|layer| {
+        // Its own guess is the program's name: `exe`, of /proc/self/exe.
+        let layer = layer.with_syslog_identifier("pgvigil".to_owned()).with_field_prefix(None);
+        layer.with_custom_fields(IDENTITY.get().into_iter().flatten().map(|(k, v)| (*k, v)))
+    });
     let (filter, lines) = reload::Layer::new(filter(&log.level));
     let (journal_filter, records) = reload::Layer::new(self::filter(&log.level));
     let lines_layer = Lines { stderr: journal.is_none() }.with_filter(filter);
-    let journal = journal.map(|layer| layer.with_field_prefix(None).with_filter(journal_filter));
+    let journal = journal.map(|layer| layer.with_filter(journal_filter));
     // A second start (tests) finds a subscriber in place and leaves it there.
     let begun = tracing_subscriber::registry().with(lines_layer).with(journal).try_init();
     if begun.is_ok() {
@@ -87,14 +101,6 @@ fn filter(level: &str) -> EnvFilter {
     EnvFilter::new(format!("warn,pgvigil={directive}"))
 }
 
-/// systemd sets JOURNAL_STREAM=device:inode to what it connected; systemd.exec(5) tells to compare.
-fn stderr_is_journal() -> bool {
-    let Ok(wanted) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(fd) = io::stderr().as_fd().try_clone_to_owned() else { return false };
-    let Ok(meta) = std::fs::File::from(fd).metadata() else { return false };
-    wanted == format!("{}:{}", meta.dev(), meta.ino())
-}
-
 /// Writes lines to the file, or to stderr if that is not the journal, which has them already.
 struct Lines {
     stderr: bool,
@@ -129,8 +135,9 @@ impl Visit for Said {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         match field.name() {
             "message" => self.message = format!("{value:?}"),
-            // For the journal (and the rule for `explain`); Patroni's line has no such fields.
-            "rule" | "message_id" => {}
+            // For the journal; Patroni's line has no such fields.
+            "message_id" => {}
+            name if name.starts_with("pgvigil_") => {}
             name => self.fields += &format!(" {name}={value:?}"),
         }
     }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::sys::cgroup::{self, Group};
-use crate::sys::process::{self, Child, Spec};
-use crate::sys::{clock, proc};
+use crate::sys::process::{self, Spec};
+use crate::sys::{clock, kernel, proc};
 
 use super::Check;
 use super::member::Known;
@@ -25,7 +25,7 @@ const DONE_WITHIN: Duration = Duration::from_secs(2);
 
 pub fn checks(known: &Known) -> Vec<Check> {
     let mut checks = clocks(known);
-    checks.push(pidfd());
+    checks.push(kernel());
     checks.push(groups(known));
     checks
 }
@@ -90,20 +90,20 @@ pub fn slew_rate(text: &str) -> Option<u32> {
     rates.map(|ppm| ppm.ceil().clamp(0.0, f64::from(u32::MAX)) as u32).next_back()
 }
 
-fn pidfd() -> Check {
+fn kernel() -> Check {
     let topic = "kernel";
     let version = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let version = version.trim().to_owned();
-    let tried =
-        Child::of(std::process::id() as i32).and_then(|own| process::signal(own.pidfd.as_fd(), 0));
-    match tried {
-        Ok(()) => {
-            Check::good(topic, format!("Linux {version}: pidfd_open and pidfd_send_signal work"))
-        }
-        Err(error) => Check::bad(
+    let missing: Vec<String> = kernel::missing()
+        .into_iter()
+        .map(|(name, since, error)| format!("{name} (Linux {since} and later): {error}"))
+        .collect();
+    match missing.is_empty() {
+        true => Check::good(topic, format!("Linux {version} has what the supervisor needs")),
+        false => Check::bad(
             topic,
-            format!("Linux {version}: pidfd: {error}"),
-            "Linux 5.4 or later is needed, and a seccomp filter that permits it",
+            format!("Linux {version}: {}", missing.join("; ")),
+            "a newer kernel is needed, or a seccomp filter that permits it",
         ),
     }
 }

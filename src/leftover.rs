@@ -1,0 +1,173 @@
+//! PostgreSQL without a supervisor, for the unit: what an unfinished stop left behind is fenced
+//! (`pgvigil fence-leftover`, ExecStopPost=), and what another service started is taken into the
+//! unit's control group, so that the supervisor can adopt it (`pgvigil take-in`, ExecStartPre=+).
+//!
+//! Neither replaces a tier of the fence: the sentinel keeps the deadline whatever happens here. A
+//! stop that systemd cut short by SIGKILL leaves a PostgreSQL that nobody will supervise again, and
+//! that is what `fence-leftover` ends. After a crash it does nothing: the next start adopts.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::supervisor::{Descent, Memory, Reach, base_of};
+use crate::sys::cgroup::{self, Group};
+use crate::sys::{clock, proc};
+
+/// What a kill is given. A process that a hung disk keeps in the kernel takes longer.
+const KILLED_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Passes over the processes, each of which may find what forked meanwhile.
+const PASSES: u32 = 20;
+
+/// Whom it is about, as configured; for a data directory that is not there `None`.
+pub fn known(data_dir: &str, exe_name: Option<&String>) -> Option<Descent> {
+    let data_dir = fs::canonicalize(data_dir).ok()?;
+    let exe_name = exe_name.cloned().unwrap_or_else(|| "postgres".to_owned());
+    Some(Descent { data_dir, exe_name })
+}
+
+/// Ends what a stop left, as far as `$SERVICE_RESULT` says that it was one. The exit code.
+pub fn fence(known: Option<Descent>, result: &str) -> i32 {
+    match try_fence(known, result) {
+        Ok(what) => {
+            println!("fence-leftover: {what}");
+            0
+        }
+        Err(why) => {
+            eprintln!("fence-leftover: {why}");
+            1
+        }
+    }
+}
+
+fn try_fence(known: Option<Descent>, result: &str) -> Result<&'static str, String> {
+    if !matches!(result, "success" | "timeout") {
+        return Ok("not a stop: the next start adopts what runs");
+    }
+    let base = cgroup::own().ok().map(base_of);
+    let group = base.as_deref().and_then(|base| open(base, "postgres"));
+    let of_group = || of_group(group.as_ref()?);
+    let Some(descent) = known.or_else(of_group) else {
+        return Ok("no data directory, nothing runs");
+    };
+    if held(&descent.data_dir) {
+        return Ok("a supervisor runs: nothing is left over");
+    }
+    let means = |reach: &Reach<'_>| reach.look().populated;
+    let reaches: Vec<Reach<'_>> = (group.as_ref().map(Reach::Group).into_iter())
+        .chain([Reach::Descent(&descent)])
+        .filter(means)
+        .collect();
+    if reaches.is_empty() {
+        return Ok("nothing is left over");
+    }
+    if meant_to_stay(&descent.data_dir, result) {
+        return Ok("paused: PostgreSQL goes on and is adopted at the next start");
+    }
+    // First those who could start something.
+    for name in ["agent", "scripts", "data"] {
+        if let Some(group) = base.as_deref().and_then(|base| open(base, name)) {
+            let _ = group.kill();
+        }
+    }
+    let begun = clock::boot();
+    while reaches.iter().any(|reach| reach.look().populated) {
+        if clock::boot().since(begun) > KILLED_WITHIN {
+            return Err(format!("processes of {} do not end", descent.data_dir.display()));
+        }
+        for reach in &reaches {
+            // A failure shows as what is still there.
+            let _ = reach.kill();
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    if let Some(sentinel) = base.as_deref().and_then(|base| open(base, "sentinel")) {
+        let _ = sentinel.kill();
+    }
+    Ok("an unfinished stop left PostgreSQL running: killed")
+}
+
+/// A supervisor that ended in good order has removed its record, unless it left a paused member
+/// running (`stop.leave`). One that was cut off left it as it was.
+fn meant_to_stay(data_dir: &Path, result: &str) -> bool {
+    let saved = Memory::open(data_dir, false).ok().and_then(|mut memory| memory.read());
+    let line = |key: &str| saved.as_ref().and_then(|saved| saved.get(key)).map(String::as_str);
+    let left = result == "success" && line("stop") == Some("1");
+    left || line("guard.phase") == Some("paused")
+}
+
+/// The data directory in which a group works, if the configuration cannot be read.
+fn of_group(group: &Group) -> Option<Descent> {
+    let data_dir = group.pids().ok()?.into_iter().find_map(proc::cwd)?;
+    Some(Descent { data_dir, exe_name: "postgres".to_owned() })
+}
+
+/// A group that is there already.
+fn open(base: &Path, name: &str) -> Option<Group> {
+    let path = base.join(name);
+    path.is_dir().then(|| Group::open(&path).ok())?
+}
+
+/// Whether a supervisor holds the lock of this data directory.
+fn held(data_dir: &Path) -> bool {
+    let name = data_dir.file_name().unwrap_or_default().to_string_lossy();
+    let lock = File::open(data_dir.with_file_name(format!(".{name}.pgvigil.lock")));
+    lock.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+}
+
+/// As root: moves a PostgreSQL that runs in this data directory, and all that belongs to it, into
+/// this unit's control group. The exit code.
+pub fn take_in(known: Option<Descent>) -> i32 {
+    let Some(descent) = known.filter(|descent| !held(&descent.data_dir)) else { return 0 };
+    match try_take_in(&descent) {
+        Ok(0) => 0,
+        Ok(count) => {
+            println!("take-in: {count} processes of {} moved here", descent.data_dir.display());
+            0
+        }
+        Err(error) => {
+            eprintln!("take-in: {}: {error}", descent.data_dir.display());
+            1
+        }
+    }
+}
+
+fn try_take_in(descent: &Descent) -> io::Result<usize> {
+    let mut moved = 0;
+    if descent.find().is_empty() {
+        return Ok(moved);
+    }
+    let path = base_of(cgroup::own()?).join("postgres");
+    let group = Group::open(&path)?;
+    hand_over(&path, &descent.data_dir)?;
+    for _ in 0..PASSES {
+        let inside = group.pids()?;
+        let outside: Vec<i32> =
+            descent.find().into_iter().filter(|p| !inside.contains(p)).collect();
+        if outside.is_empty() {
+            return Ok(moved);
+        }
+        for pid in outside {
+            match group.add(pid) {
+                // It has ended since.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                done => done.map(|()| moved += 1)?,
+            }
+        }
+    }
+    Err(io::Error::other("it starts processes faster than they can be moved"))
+}
+
+/// The owner of the data directory, as whom the supervisor runs, must be able to freeze and kill.
+fn hand_over(group: &Path, data_dir: &Path) -> io::Result<()> {
+    let owner = fs::metadata(data_dir)?;
+    let files = fs::read_dir(group)?.flatten().map(|entry| entry.path());
+    for path in files.filter(|path| !path.is_dir()).chain([PathBuf::from(group)]) {
+        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}
