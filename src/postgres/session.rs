@@ -226,7 +226,6 @@ fn config(target: &Target, within: Duration) -> tokio_postgres::Config {
         .dbname(&target.database)
         .application_name("pgvigil")
         .options(&options)
-        .connect_timeout(within)
         .tcp_user_timeout(within);
     if let Some(password) = &target.password {
         config.password(password);

@@ -1,7 +1,7 @@
 //! A cluster of two virtual machines with real systemd, real watchdog devices and real resets.
 //!
-//! `make test-vm-quick` runs `quick`, `make test-vm` the rest; `SCENARIO=name|name` only those whose
-//! names contain one of these, `LAB_LOGS=DIR` keeps the journals. Verdicts rest on QEMU's
+//! `make test-vm-quick` runs `quick`, `make test-vm` the rest; `SCENARIO=name|name` only those
+//! whose names contain one of these, `LAB_LOGS=DIR` keeps the journals. Verdicts rest on QEMU's
 //! stamps, on the writing client's record and on what the guests say, never on how fast this
 //! machine emulates.
 
