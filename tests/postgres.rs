@@ -530,3 +530,31 @@ async fn life_of_a_cluster_on_real_servers() {
         life_of_a_cluster(bin_dir).await;
     }
 }
+
+#[test]
+fn the_server_program_judges_its_parameters() {
+    let bin = std::env::var("PGVIGIL_TEST_PG_BINS").unwrap_or_default();
+    let bin = bin.split(':').next().filter(|bin| !bin.is_empty());
+    let bin = bin.unwrap_or("/usr/lib/postgresql/15/bin");
+    let postgres = Binaries::new(bin, &BTreeMap::new()).path(Tool::Postgres).expect("installed");
+    let given = [
+        ("work_mem", "5MB"),
+        ("a b", "1"),
+        ("lc_messages", "de_DE.UTF-8"),
+        ("my.own", "x"),
+        ("no_such", "'"),
+        ("TimeZone", "Mars"),
+        ("wal_level", "most"),
+        ("ignore_checksum_failure", "on"),
+        ("shared_buffers", "128MB"),
+        ("block_size", "1"),
+    ];
+    let given = given.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    for _ in 0..2 {
+        let refusals = pgvigil::postgres::judge::refusals(&postgres, &given);
+        let mut names: Vec<&str> = refusals.iter().map(|r| r.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["TimeZone", "a b", "block_size", "no_such", "wal_level"]);
+        assert!(refusals.iter().any(|r| r.reason.contains("invalid value for parameter")));
+    }
+}

@@ -80,7 +80,7 @@ fn a_quorum_of_standbys_and_the_slots_survive_the_primary() {
     wait_for(&members[1], moved, "t");
 
     let number = r#"{"synchronous_mode": true, "synchronous_node_count": 2,
-                     "postgresql": {"parameters": {"work_mem": "5MB"}}}"#;
+                     "postgresql": {"parameters": {"work_mem": "5MB", "no_such": 1}}}"#;
     assert_eq!(members[0].ask("PATCH", "/config", number).map(|a| a.status), Some(200));
     wait_sync(&etcd, r#"{"leader":"a","quorum":0,"sync_standby":"b,c"}"#);
     wait_for(&members[0], NAMES, "2 (b,c)");
@@ -88,6 +88,10 @@ fn a_quorum_of_standbys_and_the_slots_survive_the_primary() {
         let calls = fs::read_to_string(members[1].directory.join("calls")).ok()?;
         calls.contains("on_reload replica wrong").then_some(())
     });
+    wait_for(&members[1], "SHOW work_mem", "5MB");
+    // It would keep every member from its next start.
+    let written = members[1].directory.join("data/postgresql.conf");
+    assert!(!fs::read_to_string(written).expect("a configuration").contains("no_such"));
     let quorum = r#"{"synchronous_mode": "quorum", "synchronous_node_count": 1}"#;
     assert_eq!(members[0].ask("PATCH", "/config", quorum).map(|a| a.status), Some(200));
     wait_sync(&etcd, r#"{"leader":"a","quorum":1,"sync_standby":"b,c"}"#);

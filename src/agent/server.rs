@@ -15,7 +15,7 @@ use crate::postgres::command::{self, Postmaster, Rewind};
 use crate::postgres::conninfo;
 use crate::postgres::durable::{self, FileError};
 use crate::postgres::files::{self, PgpassEntry, Places, Recovery};
-use crate::postgres::pidfile;
+use crate::postgres::{judge, pidfile};
 use crate::sys::proc;
 
 use super::drivers::Setup;
@@ -69,7 +69,7 @@ pub fn write_configuration(
         Some(_) if !primary && upstream.is_some() => &setup.standby_leader,
         _ => setup.role(primary),
     };
-    let mut parameters = parameters(effective);
+    let mut parameters = parameters(setup, effective);
     if let Some(names) = sync_names {
         parameters.insert("synchronous_standby_names".to_owned(), names.to_owned());
     }
@@ -94,8 +94,15 @@ pub fn write_configuration(
     Ok(changed)
 }
 
-fn parameters(effective: &Effective) -> BTreeMap<String, String> {
+/// Without those that would keep the server from starting.
+fn parameters(setup: &Setup, effective: &Effective) -> BTreeMap<String, String> {
     let mut parameters: BTreeMap<String, String> = effective.parameters.clone();
+    if let Ok(postgres) = binary(setup, Tool::Postgres) {
+        for judge::Refusal { name, reason } in judge::refusals(Path::new(&postgres), &parameters) {
+            tracing::warn!("postgresql.parameters.{name} is left out: {reason}");
+            parameters.remove(&name);
+        }
+    }
     parameters.extend(effective.controlled.iter().cloned());
     for fixed in ["listen_addresses", "port", "cluster_name"] {
         parameters.remove(fixed);
@@ -110,7 +117,7 @@ fn write_bootstrap_configuration(
     custom: &CustomBootstrap,
 ) -> Result<bool, ServerError> {
     let places = places(setup);
-    let mut parameters = parameters(&setup.primary);
+    let mut parameters = parameters(setup, &setup.primary);
     parameters.remove("hba_file");
     let recovery = (!custom.keep_existing_recovery_conf)
         .then(|| Recovery { user: custom.recovery_conf.clone(), ..Recovery::default() });

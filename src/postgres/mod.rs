@@ -10,6 +10,7 @@ pub mod datadir;
 pub mod durable;
 pub mod files;
 pub mod history;
+pub mod judge;
 pub mod pidfile;
 pub mod ping;
 pub mod probe;
