@@ -6,14 +6,15 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod config;
-pub mod core;
 pub mod dcs;
 pub mod leftover;
 pub mod link;
 pub mod postgres;
-pub mod sim;
 pub mod supervisor;
 pub mod sys;
 pub mod telemetry;
 pub mod tls;
 pub mod watchdog;
+
+/// The decisions and their simulator (`src/pure.rs`).
+pub use pgvigil_core::{core, sim};

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use pgvigil::core::decide::rules;
-use pgvigil::core::guard::Phase;
-use pgvigil::sim::Sum;
-use pgvigil::sim::invariant::INVARIANTS;
+use pgvigil_core::core::decide::rules;
+use pgvigil_core::core::guard::Phase;
+use pgvigil_core::sim::Sum;
+use pgvigil_core::sim::invariant::INVARIANTS;
 
 /// Rules that no seed lets fire, and why. The list may only shrink.
 const SILENT_RULES: &[(&str, &str)] = &[

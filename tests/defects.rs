@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 use std::thread;
 
-use pgvigil::sim::defect::{DEFECTS, Defect};
-use pgvigil::sim::{Verdict, play_with};
+use pgvigil_core::sim::defect::{DEFECTS, Defect};
+use pgvigil_core::sim::{Verdict, play_with};
 
 /// A defect must be found within so many seeds.
 const SEEDS: u64 = 40;

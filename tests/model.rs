@@ -19,10 +19,10 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use pgvigil::core::budget::{Budget, FENCE, SENTINEL};
-use pgvigil::core::cluster::Tenure;
-use pgvigil::core::guard::{Confirmation, Effect, Event, GroupState, Guard, Phase};
-use pgvigil::core::time::Boot;
+use pgvigil_core::core::budget::{Budget, FENCE, SENTINEL};
+use pgvigil_core::core::cluster::Tenure;
+use pgvigil_core::core::guard::{Confirmation, Effect, Event, GroupState, Guard, Phase};
+use pgvigil_core::core::time::Boot;
 
 const TTL: Duration = Duration::from_secs(3);
 const RHO_PPM: u32 = 10_000;

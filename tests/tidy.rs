@@ -32,6 +32,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("leftover", &["supervisor", "sys"]),
     ("link", &["core", "sys"]),
     ("postgres", &["core", "sys", "tls"]),
+    ("pure", &[]),
     ("sim", &["core"]),
     ("supervisor", &["core", "link", "sys", "watchdog"]),
     ("sys", &["core"]),

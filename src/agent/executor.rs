@@ -296,6 +296,8 @@ async fn start_standby(
         Ok::<_, ActionError>(server::postmaster(&setup, false)?)
     })
     .await??;
+    // Until it is done nobody knows what the server follows: a silent supervisor may do it later.
+    facts.push(Fact::Upstream(None));
     order(d, Order::StartStandby(command)).await?;
     facts.push(Fact::Upstream(upstream.map(|u| u.conn_url)));
     Ok(())
@@ -353,9 +355,10 @@ async fn follow(
 ) -> Result<(), ActionError> {
     let (setup, from) = (d.setup(), upstream.clone());
     let write = move || server::write_configuration(&setup, false, from.as_ref(), None);
-    if on_disk(write).await?? {
-        order(d, Order::Signal(PgSignal::Reload)).await?;
-    }
+    facts.push(Fact::Upstream(None));
+    on_disk(write).await??;
+    // Also when nothing had to be written: that may have been done by one that ended before this.
+    order(d, Order::Signal(PgSignal::Reload)).await?;
     facts.push(Fact::Upstream(upstream.map(|u| u.conn_url)));
     Ok(())
 }

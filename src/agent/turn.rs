@@ -157,7 +157,7 @@ impl Turn {
             }
             Event::Link(state) => self.link_changed(&state),
             Event::Cluster { .. } => {
-                if let Some(reason) = self.world.distrusted() {
+                if let Some(reason) = self.world.doubt() {
                     tracing::error!("the store is not believed: {reason}");
                 }
                 self.take_configuration();

@@ -41,8 +41,6 @@ pub struct World {
     pub data_dir_path: PathBuf,
     pub link: Arc<State>,
     store: Store,
-    /// When the answer behind `store.cluster` arrived.
-    cluster_received_at: Boot,
     pub inspection: Option<Inspection>,
     /// Counts up whenever what an inspection that is under way may say is out of date.
     pub inspection_epoch: u64,
@@ -119,7 +117,7 @@ impl World {
         match event {
             Event::Link(state) => self.apply_link(state.clone()),
             Event::Cluster { cluster, sent_at, received_at } => {
-                self.apply_cluster(std::mem::take(cluster), *sent_at, *received_at, wall);
+                self.learn(std::mem::take(cluster), *sent_at, *received_at, wall);
             }
             Event::ClusterFailed { at } => {
                 self.store.failing_since = self.store.failing_since.or(Some(*at));
@@ -206,39 +204,9 @@ impl World {
         self.link = state;
     }
 
-    /// Reads may overtake each other. One that was sent after the last one had arrived must not
-    /// show an older revision or another cluster: then the store was restored or replaced, and
-    /// nothing that it says is believed.
-    fn apply_cluster(
-        &mut self,
-        cluster: Box<Cluster>,
-        sent_at: Boot,
-        received_at: Boot,
-        wall: Wall,
-    ) {
+    fn learn(&mut self, read: Box<Cluster>, sent_at: Boot, received_at: Boot, wall: Wall) {
         self.dcs_last_seen = wall.0 / 1_000_000;
-        self.store.failing_since = None;
-        if let Some(seen) = &self.store.cluster {
-            if seen.value.cluster_id != cluster.cluster_id {
-                self.store.distrusted = Some(format!(
-                    "the store's cluster id changed from {:x} to {:x}",
-                    seen.value.cluster_id, cluster.cluster_id
-                ));
-                return;
-            }
-            if cluster.revision < seen.value.revision {
-                if sent_at >= self.cluster_received_at {
-                    self.store.distrusted = Some(format!(
-                        "the store's revision went back from {} to {}",
-                        seen.value.revision, cluster.revision
-                    ));
-                }
-                return;
-            }
-        }
-        self.store.distrusted = None;
-        self.store.cluster = Some(Seen { value: Arc::from(cluster), at: sent_at });
-        self.cluster_received_at = received_at;
+        self.store.learn(Arc::from(read), sent_at, received_at, self.settings.ttl);
     }
 
     fn apply_probe(&mut self, pid: i32, answer: Option<Box<Probe>>, asked_at: Boot) {
@@ -283,7 +251,7 @@ impl World {
                 self.wishes.from_leader = false;
             }
             Fact::Cluster { cluster, sent_at, received_at } => {
-                self.apply_cluster(cluster, sent_at, received_at, wall);
+                self.learn(cluster, sent_at, received_at, wall);
             }
             Fact::MemberWritten { document, lease_id } => {
                 self.member_written = Some((document, lease_id));
@@ -310,8 +278,8 @@ impl World {
         self.store.lease
     }
 
-    pub fn distrusted(&self) -> Option<&str> {
-        self.store.distrusted.as_deref()
+    pub fn doubt(&self) -> Option<&str> {
+        self.store.doubt.as_ref().map(|doubt| doubt.why.as_str())
     }
 
     /// The present postmaster's last answer and when it was asked for.

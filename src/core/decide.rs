@@ -13,7 +13,7 @@ use super::guard::Phase;
 use super::health::stuck;
 use super::rules::{follow, health, leader, pause, release, safety, vacant};
 use super::time::Boot;
-use super::view::{Memory, View};
+use super::view::{LastExit, Memory, Postmaster, View};
 
 /// One row of the table.
 pub struct Rule {
@@ -94,13 +94,17 @@ const START_PAUSE: Duration = Duration::from_secs(2);
 const START_PAUSE_MAX: Duration = Duration::from_secs(64);
 
 /// Between two starts of a server that does not stay up there is a pause: a wrong parameter would
-/// else be tried ten times a second. One that lived longer than the pause is started again at once.
+/// else be tried ten times a second. One that lived longer than the pause is started again at once,
+/// and so is one that was fenced or told to end.
 fn throttled(view: &View, outcome: Outcome) -> Outcome {
     let start = |a: &Action| matches!(a, Action::StartPrimary | Action::StartStandby { .. });
     if !outcome.actions.iter().any(start) {
         return outcome;
     }
-    let failed = |since: Boot| view.server.last_exit.is_some_and(|e| !e.clean && e.at >= since);
+    let failed = |since: Boot| {
+        let ordered = |e: &LastExit| view.memory.stopped_pid == Some(e.pid);
+        view.server.last_exit.is_some_and(|e| !e.clean && e.at >= since && !ordered(&e))
+    };
     let begun = view.memory.started.filter(|at| failed(*at));
     let pause = START_PAUSE * (1 << view.memory.short_lives.min(5));
     match begun {
@@ -171,7 +175,8 @@ fn upkeep(view: &View) -> Memory {
         (true, since) => since.or(Some(view.now)),
         (false, _) => None,
     };
-    if let Some(told) = view.server.postmaster.filter(|p| p.stopping_since.is_some()) {
+    let ends = |p: &Postmaster| p.stopping_since.is_some() || view.guard.phase == Phase::Killing;
+    if let Some(told) = view.server.postmaster.filter(ends) {
         memory.stopped_pid = Some(told.pid);
     }
     if memory.switchover.is_some() && !leads_or_released(view) {

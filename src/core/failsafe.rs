@@ -99,7 +99,7 @@ pub fn whom_to_ask(v: &View) -> Option<BTreeMap<String, String>> {
     let key = cluster.failsafe.as_ref()?;
     let settled = v.store.failsafe.settled == Some(key.mod_revision);
     let ours = settled && key.value.contains_key(&v.name);
-    let trusted = v.store.distrusted.is_none() && !pause::mixed(cluster);
+    let trusted = v.store.doubt.is_none() && !pause::mixed(cluster);
     let leads = v.guard.phase == Phase::Leading && v.settings.ttl <= PROMISE_MAX;
     (v.settings.failsafe_mode && ours && trusted && leads).then(|| {
         let mut others = key.value.clone();

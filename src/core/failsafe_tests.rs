@@ -10,6 +10,8 @@ use super::decision::{Action, RecordIs};
 use super::failsafe::{Bound, PROMISE_MAX, Plea, Refusal, bars, promise, whom_to_ask};
 use super::guard::Phase;
 use super::lsn::Lsn;
+use super::time::Boot;
+use super::trust::Doubt;
 use super::view::{Seen, View};
 
 const WRITTEN: i64 = 50;
@@ -81,17 +83,21 @@ fn the_leader_keeps_the_key_up_to_date() {
     assert_eq!(decide(&off).actions, [write(WRITTEN, None)]);
 }
 
-type Doubt = fn(&mut View);
+type Change = fn(&mut View);
+
+fn restored() -> Doubt {
+    Doubt { why: "restored".to_owned(), since: Boot(0), cluster_id: 2 }
+}
 
 #[test]
 fn promises_are_sought_only_where_they_prove_something() {
     let asked: Vec<String> = whom_to_ask(&safe()).unwrap().into_keys().collect();
     assert_eq!(asked, ["beta", "gamma"]);
-    let doubts: [(&str, Doubt); 9] = [
+    let doubts: [(&str, Change); 9] = [
         ("the mode is off", |v| v.settings.failsafe_mode = false),
         ("our write may be under way", |v| v.store.failsafe.settled = None),
         ("somebody else wrote it", |v| v.store.failsafe.settled = Some(WRITTEN - 1)),
-        ("the store is not believed", |v| v.store.distrusted = Some("restored".into())),
+        ("the store is not believed", |v| v.store.doubt = Some(restored())),
         ("frozen", |v| v.guard.phase = Phase::Frozen),
         ("paused", |v| v.guard.phase = Phase::Paused),
         ("burned", |v| v.guard.burned = v.guard.tenure),
@@ -118,7 +124,7 @@ fn a_member_promises_only_what_it_can_keep() {
     assert_eq!(promise(&replica(), &patroni, false), Ok(bound(30)));
     let longer = Plea { ttl: Some(PROMISE_MAX), ..plea.clone() };
     assert_eq!(promise(&replica(), &longer, false), Ok(bound(60)));
-    let cases: [(Doubt, Refusal); 8] = [
+    let cases: [(Change, Refusal); 8] = [
         (|v| v.settings.failsafe_mode = false, Refusal::Off),
         (|v| v.guard.phase = Phase::Leading, Refusal::Leads),
         (|v| v.guard.phase = Phase::Paused, Refusal::Leads),
@@ -221,7 +227,7 @@ fn a_key_that_ran_out_under_promises_is_taken_again() {
     let decision = decide(&carried);
     assert_eq!((decision.rule, decision.actions), ("failsafe.retake", vec![retake]));
     // In a pause of the promises, and in each doubt, an absent key is proof of loss as ever.
-    let doubts: [(&str, Doubt); 5] = [
+    let doubts: [(&str, Change); 5] = [
         ("no promise", |v| v.store.failsafe.promised_at = None),
         ("the lease was confirmed since", |v| {
             v.store.failsafe.promised_at = v.guard.sent_at.map(|s| s.minus(SECOND));

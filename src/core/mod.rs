@@ -28,4 +28,5 @@ pub mod sync;
 pub mod sync_names;
 pub mod time;
 pub mod timeline;
+pub mod trust;
 pub mod view;

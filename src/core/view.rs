@@ -15,6 +15,7 @@ use super::lsn::Lsn;
 use super::settings::Settings;
 use super::time::{Boot, Wall};
 use super::timeline::History;
+use super::trust::Doubt;
 
 /// A value and the instant just before the question was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +54,10 @@ pub struct Store {
     pub lease: Option<OwnLease>,
     /// The lease to which the leader key is being moved.
     pub next_lease: Option<OwnLease>,
-    /// Why the last answer is not believed (cluster id changed, revision went back).
-    pub distrusted: Option<String>,
+    /// The last answer is not believed (cluster id changed, revision went back).
+    pub doubt: Option<Doubt>,
+    /// When the last one that is believed arrived.
+    pub received_at: Boot,
     /// Promises, which stand in for the store.
     pub failsafe: Known,
 }
@@ -226,7 +229,7 @@ pub struct Memory {
     pub sync_names: Option<String>,
     /// When that was.
     pub sync_names_set: Option<Boot>,
-    /// The postmaster that we told to stop last.
+    /// The postmaster that was told to stop last, or killed by a fence.
     pub stopped_pid: Option<i32>,
     /// When a promotion was asked for last.
     pub promotion_asked: Option<Boot>,
@@ -283,7 +286,7 @@ impl View {
     /// The cluster view is young enough to act on: the last read began less than this ago.
     pub fn cluster_within(&self, age: Duration) -> Option<&Cluster> {
         let seen = self.store.cluster.as_ref()?;
-        (self.now.since(seen.at) <= age && self.store.distrusted.is_none()).then_some(&*seen.value)
+        (self.now.since(seen.at) <= age && self.store.doubt.is_none()).then_some(&*seen.value)
     }
 
     pub fn leader(&self) -> Option<&LeaderKey> {

@@ -156,6 +156,7 @@ fn give_up(ctx: &Ctx) -> Done {
 
 async fn follow(ctx: &Ctx, upstream: Option<Upstream>, told: Order) -> Done {
     configure(ctx, None, Some(&upstream));
+    ctx.agent(|a| a.upstream = None);
     order(ctx, told).await?;
     ctx.agent(|a| a.upstream = upstream.map(|u| u.conn_url));
     Ok(())
@@ -255,7 +256,7 @@ async fn resume(ctx: &Ctx, v: &View) -> Done {
 
 async fn stop(ctx: &Ctx, v: &View, how: Order) -> Done {
     let Some(postmaster) = v.server.postmaster else { return Ok(()) };
-    ctx.with(|w| w.check_paused(ctx.m, PausedAct::Stop));
+    ctx.with(|w| w.check_paused(ctx.m, PausedAct::Stop, w.phase(ctx.m)));
     order(ctx, how).await?;
     let (pid, at) = (postmaster.pid, ctx.local());
     ctx.agent(|a| a.stopping = a.stopping.filter(|(of, _)| *of == pid).or(Some((pid, at))));

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::cluster::{Cluster, Member as MemberDocument};
+use crate::core::cluster::Member as MemberDocument;
 use crate::core::database::{DataDir, Probe};
 use crate::core::decide::decide;
 use crate::core::decision::Action;
+use crate::core::failsafe;
 use crate::core::guard::{Device, Phase};
 use crate::core::health::Health;
 use crate::core::settings::Settings;
@@ -21,6 +22,7 @@ use crate::core::view::{
 use super::action;
 use super::duty;
 use super::engine::{Sim, Slot};
+use super::promise::{self, Seeking};
 use super::store::{Answer, Request};
 use super::tasks;
 use super::world::{Host, World, ms};
@@ -57,7 +59,6 @@ pub struct Agent {
     /// When this agent learned of the present pause.
     pub paused_since: Boot,
     pub store: Store,
-    pub cluster_received_at: Boot,
     pub inspection: Option<Inspection>,
     pub probe: Option<(i32, Seen<Arc<Probe>>)>,
     pub upstream: Option<String>,
@@ -73,13 +74,14 @@ pub struct Agent {
     pub on_duty: bool,
     pub failures: u32,
     /// What was started last, by which rule, and when.
-    batch: Option<(&'static str, Vec<Action>, Boot)>,
+    pub batch: Option<(&'static str, Vec<Action>, Boot)>,
     pub not_before: Boot,
     pub duties_at: Boot,
     pub rule: &'static str,
     pub why: String,
     pub wake_at: Boot,
     pub standing: Option<Standing>,
+    pub seeking: Option<Seeking>,
     pub pace: Duration,
     pub lease_busy: bool,
     /// Pid, permit and phase as seen last.
@@ -88,6 +90,7 @@ pub struct Agent {
     pub keeper: Slot<()>,
     pub reader: Slot<()>,
     pub prober: Slot<()>,
+    pub seeker: Slot<()>,
 }
 
 /// What a task of an agent holds.
@@ -127,7 +130,7 @@ impl Ctx {
         match self.call(Request::Read, within).await {
             Ok(Answer::Cluster(cluster)) => {
                 let received_at = self.local();
-                self.agent(|a| a.apply_cluster(cluster, sent_at, received_at));
+                self.agent(|a| a.store.learn(cluster, sent_at, received_at, a.settings.ttl));
                 self.with(|w| w.take_configuration(self.m));
                 Ok(())
             }
@@ -155,25 +158,6 @@ impl Agent {
             _ => false,
         }
     }
-
-    fn apply_cluster(&mut self, cluster: Arc<Cluster>, sent_at: Boot, received_at: Boot) {
-        self.store.failing_since = None;
-        if let Some(seen) = &self.store.cluster {
-            if seen.value.cluster_id != cluster.cluster_id {
-                self.store.distrusted = Some("the store's cluster id changed".to_owned());
-                return;
-            }
-            if cluster.revision < seen.value.revision {
-                if sent_at >= self.cluster_received_at {
-                    self.store.distrusted = Some("the store's revision went back".to_owned());
-                }
-                return;
-            }
-        }
-        self.store.distrusted = None;
-        self.store.cluster = Some(Seen { value: cluster, at: sent_at });
-        self.cluster_received_at = received_at;
-    }
 }
 
 impl World {
@@ -192,7 +176,8 @@ impl World {
         let settings = member.cached.clone();
         let mut agent = Agent { generation, pace, settings, ..Agent::default() };
         (agent.store.lease, agent.store.next_lease) = (held.lease, held.next);
-        member.agent = Some(agent);
+        agent.store.failsafe = self.recall(m);
+        self.members[m].agent = Some(agent);
         self.configure(m);
         self.later(ms(20), move |sim| {
             let there = sim
@@ -202,7 +187,8 @@ impl World {
                 sim.spawn(m, turn(ctx.clone()));
                 sim.spawn(m, tasks::read(ctx.clone()));
                 sim.spawn(m, tasks::probe(ctx.clone()));
-                sim.spawn(m, tasks::keep(ctx));
+                sim.spawn(m, tasks::keep(ctx.clone()));
+                sim.spawn(m, promise::keep(ctx));
             }
         });
     }
@@ -416,6 +402,7 @@ fn look(ctx: &Ctx) {
             w.say(Some(m), || format!("{}: {}", decision.rule, decision.why), code);
         }
         w.stand(m, decision.renew_until);
+        w.seek(m, &view, decision.renew_until);
         Some((view, decision.actions))
     });
     let Some((view, actions)) = actions else { return };
@@ -427,6 +414,18 @@ fn look(ctx: &Ctx) {
 }
 
 impl World {
+    /// Promises are asked for only as long as decisions are made, too.
+    fn seek(&mut self, m: usize, view: &View, until: Boot) {
+        let seeking = failsafe::whom_to_ask(view)
+            .map(|members| Seeking { members: members.into_keys().collect(), until });
+        let Some(a) = self.agent(m) else { return };
+        if a.seeking != seeking {
+            a.seeking = seeking;
+            let bell = a.seeker.clone();
+            self.ring(&bell, Duration::ZERO);
+        }
+    }
+
     /// The lease is renewed only as long as decisions are made.
     fn stand(&mut self, m: usize, until: Boot) {
         let phase = self.shown_phase(m);

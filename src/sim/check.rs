@@ -56,8 +56,11 @@ pub struct Checks {
     /// Until then this member's overlap is excused, and why.
     excused_until: BTreeMap<usize, (Time, &'static str)>,
     last_primary: Option<usize>,
-    /// Who led when the pause began.
+    /// Who led when the pause began, and when that was.
     pub leader_at_pause: Option<String>,
+    pub paused_at: Time,
+    /// When the present leader took the key.
+    led_since: Time,
     /// When an operator asked for another leader last.
     pub handover_asked: Option<Time>,
     /// The last deadline of a member with backends outside the control group.
@@ -77,10 +80,11 @@ impl Checks {
         }
     }
 
-    pub fn leader_seen(&mut self, leader: Option<(String, i64)>) {
+    pub fn leader_seen(&mut self, leader: Option<(String, i64)>, now: Time) {
         if self.leader == leader {
             return;
         }
+        self.led_since = now;
         self.new_leader = Some(match &leader {
             Some((name, revision)) => format!("leader key: {name}, revision {revision}"),
             None => "leader key: nobody".to_owned(),
@@ -202,7 +206,8 @@ impl World {
                 }
                 None => self.phase(m) != Phase::Paused,
             };
-            let excused = self.excused(m).is_some() || self.suspended(m);
+            let unseen = self.members[m].late_until > self.now;
+            let excused = self.excused(m).is_some() || self.suspended(m) || unseen;
             if late && !excused {
                 let name = &self.members[m].name;
                 let what = format!(
@@ -269,7 +274,13 @@ impl World {
         self.checks.exercise("permit");
         let key = self.store.cluster().leader.clone();
         let lease = self.members[m].supervisor.as_ref().and_then(|s| s.guard.lease());
-        let holds = key.zip(lease).is_some_and(|(k, l)| k.mod_revision == l.tenure.mod_revision);
+        let holds =
+            key.as_ref().zip(lease).is_some_and(|(k, l)| k.mod_revision == l.tenure.mod_revision);
+        // Promises stand in for the key while nobody else holds it.
+        let ours = key.is_none_or(|key| key.name == self.members[m].name);
+        let promised = self.members[m].agent.as_ref().and_then(|a| a.store.failsafe.promised_at);
+        let carried = promised.zip(lease).is_some_and(|(at, lease)| at >= lease.sent_at);
+        let holds = holds || (ours && carried);
         if self.phase(m) != Phase::Leading || (!holds && self.excused(m).is_none()) {
             let what = format!("permit: {} starts without the leader key", self.members[m].name);
             self.checks.violate(self.now, what);
@@ -288,11 +299,15 @@ impl World {
                 lost.push(i);
             }
         }
-        let count = lost.len();
         for i in &lost {
             self.commits[*i].lost = true;
         }
-        if synchronous && self.excused(m) != Some(RESTORED) {
+        // Two could acknowledge after the store began anew, and one of them was overruled.
+        let all = lost.len();
+        lost.retain(|i| !self.commits[*i].doubtful);
+        let count = lost.len();
+        self.checks.lost += (all - count) as u64;
+        if synchronous {
             self.checks.exercise("nothing lost");
             if count > 0 {
                 let first = self.commits[lost[0]].at;
@@ -332,8 +347,8 @@ impl World {
     }
 
     /// While the cluster is paused this member promotes, stops and starts nothing that no operator
-    /// asked for; whoever led when the pause began may lead again.
-    pub fn check_paused(&mut self, m: usize, act: PausedAct) {
+    /// asked for; whoever led when the pause began may lead again. `phase`: of its guard before.
+    pub fn check_paused(&mut self, m: usize, act: PausedAct, phase: Phase) {
         let store = self.store.cluster();
         let lately = self.checks.handover_asked.is_some_and(|at| self.now - at < 120 * SECOND);
         let requested = lately || store.failover.as_ref().is_some_and(|f| !f.value.is_empty());
@@ -353,15 +368,15 @@ impl World {
         let since = a.paused_since;
         let ended = self.members[m].supervisor.as_ref().and_then(|s| s.last_exit);
         let (wrong, what) = match act {
-            // The race may have been won when the pause was not known here yet.
+            // The race may have been begun when the pause was not known here yet.
             PausedAct::Promote => {
-                let new = self.local(m).since(since) < ms(10_000);
+                let new = self.checks.led_since < self.checks.paused_at + 10 * SECOND;
                 (!owner && !new, "promoted")
             }
             PausedAct::Stop => (true, "stopped"),
             // What a fence ended is served again, read-only.
             PausedAct::Start => {
-                let fenced = self.phase(m) == Phase::Fenced;
+                let fenced = phase == Phase::Fenced;
                 let died = |e: &LastExit| e.at >= since && memory.stopped_pid != Some(e.pid);
                 (!fenced && !owner && ended.as_ref().is_some_and(died), "started")
             }
@@ -407,7 +422,7 @@ impl World {
         let alone = self
             .commits
             .iter()
-            .filter(|c| !c.lost && self.wal.contains(end, c.at))
+            .filter(|c| !c.lost && !c.doubtful && self.wal.contains(end, c.at))
             .filter(|c| !others.iter().any(|o| self.wal.contains(*o, c.at)))
             .count();
         let name = self.members[m].name.clone();

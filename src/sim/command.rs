@@ -100,6 +100,7 @@ fn set(s: &mut Settings, name: &str, value: &str) -> Done {
         }
         "synchronous_mode_strict" => s.synchronous_mode_strict = on,
         "use_pg_rewind" => s.use_pg_rewind = on,
+        "failsafe_mode" => s.failsafe_mode = on,
         "remove_data_directory_on_diverged_timelines" => {
             s.remove_data_directory_on_diverged_timelines = on;
         }

@@ -28,6 +28,7 @@ pub enum Defect {
     SyncKeyIgnored,
     SyncKeyEarly,
     TimelineUnnumbered,
+    ForgetsPromises,
 }
 
 /// Each with its name on the command line and what is wrong.
@@ -70,6 +71,11 @@ pub const DEFECTS: &[(Defect, &str, &str)] = &[
         Defect::TimelineUnnumbered,
         "timeline-unnumbered",
         "a promotion takes whatever timeline number PostgreSQL chooses",
+    ),
+    (
+        Defect::ForgetsPromises,
+        "forgets-promises",
+        "in failsafe mode an agent that begins anew knows nothing of promises",
     ),
 ];
 

@@ -125,6 +125,7 @@ pub fn draw(prng: &mut Prng) -> Plan {
         remove_data_directory_on_rewind_failure: true,
         remove_data_directory_on_diverged_timelines: !rewind || prng.per_mille(300),
         freeze_max: Duration::from_secs(*prng.pick(&[0, 5, 30])),
+        failsafe_mode: prng.per_mille(300),
         ..Settings::default()
     };
     let rare = |fault: &Fault| matches!(fault, Fault::StoreRestored | Fault::ClockDrift);
@@ -419,21 +420,25 @@ impl World {
         }
     }
 
-    /// etcd begins anew from a backup, and the operators restart the agents: those that ran
-    /// believe nothing of it, rightly so.
+    /// etcd begins anew from a backup. Agents that run believe nothing of it for a time, rightly so;
+    /// some are begun anew by operators who do not want to wait.
     pub fn restore_store(&mut self, backup: super::store::Backup, same_id: bool) {
         if self.healed {
             return self.store_returns();
         }
         self.say(None, || "the store begins anew from a backup".to_owned(), 5200);
         self.restored = true;
+        // Whom the backup's /sync names may lack what was acknowledged since.
+        self.commits.iter_mut().for_each(|commit| commit.doubtful = true);
         self.store.up = true;
         self.store.restore(backup, self.now, same_id);
         self.store_changed();
         for m in 0..self.members.len() {
             let delay = self.some_ms(2000, 60_000);
             self.excuse(m, ms(60_000) + LONGEST_TTL * 2, RESTORED);
-            self.later(delay, move |sim| sim.with(|w| w.kill_agent(m, true)));
+            if self.prng.per_mille(500) {
+                self.later(delay, move |sim| sim.with(|w| w.kill_agent(m, true)));
+            }
         }
     }
 }

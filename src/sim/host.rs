@@ -9,7 +9,7 @@ use crate::core::view::LastExit;
 use super::fault::Faults;
 use super::postgres::Disk;
 use super::supervisor::{Record, Supervisor};
-use super::world::{Host, World, ms};
+use super::world::{Host, SECOND, World, ms};
 
 impl World {
     /// Nothing runs on the host for a while; its clocks do.
@@ -32,9 +32,11 @@ impl World {
             return;
         }
         self.members[m].host = Host::Up;
-        if self.members[m].dog.fires.is_none() {
-            // Until supervisor or sentinel have fenced, backends run.
-            self.excuse(m, ms(1000), "excused: a host without a watchdog stood still");
+        // Until supervisor or sentinel have fenced, backends run. A device that counts leaves them
+        // no time in which another member may lead.
+        match self.members[m].dog.fires {
+            Some(_) => self.members[m].late_until = self.now + SECOND,
+            None => self.excuse(m, ms(1000), "excused: a host without a watchdog stood still"),
         }
         let stopped = self.members[m].supervisor.as_ref().is_some_and(|s| s.frozen);
         if !stopped {
@@ -53,6 +55,7 @@ impl World {
         member.host = Host::Down;
         member.page = None;
         member.record = None;
+        member.note = None;
         member.dog.fires = None;
         member.frozen = false;
         member.freeze_wanted = false;
@@ -191,9 +194,7 @@ impl World {
         if self.restored {
             // Whom an old /sync names may have nothing: that is for people to decide.
             self.store.forget_sync();
-            for m in 0..self.members.len() {
-                self.kill_agent(m, true);
-            }
+            self.commits.iter_mut().for_each(|commit| commit.doubtful = true);
         }
         for m in 0..self.members.len() {
             let now = self.now;
@@ -204,6 +205,9 @@ impl World {
             member.clock.set_rate(now, 0);
             member.clock.wall_off_us = 0;
             member.dog.broken = false;
+            if let Some(s) = &mut member.supervisor {
+                s.stall = None;
+            }
             if let Some(s) = &mut member.server {
                 s.hung = false;
             }

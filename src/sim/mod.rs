@@ -19,6 +19,7 @@ mod operator;
 mod order;
 mod postgres;
 mod prng;
+mod promise;
 mod run;
 mod scenario;
 mod server;

@@ -31,6 +31,7 @@ impl World {
         }
         if settings.paused && !before.paused {
             self.checks.leader_at_pause = self.leader_name();
+            self.checks.paused_at = self.now;
         }
         self.configs.push(settings);
         let writes = vec![Write::Config(self.configs.len() - 1)];

@@ -88,21 +88,24 @@ impl World {
         match order {
             Order::Guard(event) => self.decide(m, event).map_err(|r| r.0),
             Order::StartStandby => {
-                self.check_paused(m, PausedAct::Start);
+                let before = self.phase(m);
                 self.decide(m, Event::StartStandby).map_err(|r| r.0)?;
+                self.check_paused(m, PausedAct::Start, before);
                 self.and_then(m, |w, m| w.start_server(m, false));
                 Ok(())
             }
             Order::StartPrimary => {
-                self.check_paused(m, PausedAct::Start);
+                let before = self.phase(m);
                 self.permitted(m, Event::StartPrimary)?;
+                self.check_paused(m, PausedAct::Start, before);
                 self.check_permit(m);
                 self.and_then(m, |w, m| w.start_server(m, true));
                 Ok(())
             }
             Order::Promote => {
-                self.check_paused(m, PausedAct::Promote);
+                let before = self.phase(m);
                 self.permitted(m, Event::Promote)?;
+                self.check_paused(m, PausedAct::Promote, before);
                 self.check_permit(m);
                 self.and_then(m, World::promote_server);
                 Ok(())

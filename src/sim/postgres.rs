@@ -27,6 +27,9 @@ pub struct Commit {
     pub at: Place,
     /// Lost, as it must be said once.
     pub lost: bool,
+    /// Acknowledged before the store began anew from a backup, whose `/sync` knows nothing of it,
+    /// or while there may be another leader, whose history wins.
+    pub doubtful: bool,
 }
 
 /// The tree of all WAL.

@@ -233,9 +233,16 @@ impl World {
     fn others_may_lead(&self, m: usize) -> bool {
         let usable = |o: usize| self.members[o].disk.dir().filter(|d| !d.half_rewound);
         let end = |o: usize| usable(o).map(|d| d.end.lsn);
+        let barred = |o: usize| {
+            let tags = &self.members[o].tags;
+            let named = self.store.cluster().failsafe.as_ref();
+            let named = named.is_none_or(|key| key.value.contains_key(&self.members[o].name));
+            tags.nofailover || tags.failover_priority <= 0 || !named
+        };
         let newest =
             end(m).unwrap_or(0).saturating_sub(self.settings().maximum_lag_on_failover_bytes);
-        (0..self.members.len()).any(|o| o != m && end(o).is_some_and(|end| end >= newest))
+        (0..self.members.len())
+            .any(|o| o != m && !barred(o) && end(o).is_some_and(|end| end >= newest))
     }
 
     fn has_leader(&self) -> bool {
@@ -267,7 +274,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "seed {}: {} members, ttl {} s, synchronous {:?} {}{}, rewind {}, freeze_max {} s, \
-              watchdog {:?}",
+              watchdog {:?}, failsafe {}",
             self.seed,
             self.plan.members,
             s.ttl.as_secs(),
@@ -277,6 +284,7 @@ impl fmt::Display for Report {
             s.use_pg_rewind,
             s.freeze_max.as_secs(),
             self.plan.watchdog,
+            s.failsafe_mode,
         )?;
         writeln!(
             f,

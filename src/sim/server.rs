@@ -8,6 +8,7 @@ use crate::core::lsn::Lsn;
 use crate::core::sync_names::{self, SyncNames};
 use crate::core::timeline::checkpoint_end;
 
+use super::fault::RESTORED;
 use super::postgres::{Commit, Place, SEGMENT_BYTES, Server, Stop};
 use super::world::{Host, World, ms};
 
@@ -173,8 +174,9 @@ impl World {
         while server.pending.front().is_some_and(|at| at.lsn <= limit) {
             done.extend(server.pending.pop_front());
         }
+        let doubtful = self.excused(m) == Some(RESTORED);
         for at in done {
-            self.commits.push(Commit { at, lost: false });
+            self.commits.push(Commit { at, lost: false, doubtful });
             self.checks.acknowledged(self.now);
         }
     }

@@ -29,6 +29,8 @@ pub enum Compare {
     TimelineRevision(i64),
     /// 0: absent.
     PauseRevision(i64),
+    /// 0: absent.
+    FailsafeRevision(i64),
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +59,8 @@ pub enum Write {
     FirstConfig,
     PauseRecord(PauseRecord),
     NoPauseRecord,
+    /// `None`: the key goes.
+    Failsafe(Option<BTreeMap<String, String>>),
 }
 
 #[derive(Clone, Debug)]
@@ -85,6 +89,7 @@ pub enum Answer {
     },
     Done {
         succeeded: bool,
+        revision: i64,
     },
 }
 
@@ -242,7 +247,7 @@ impl Store {
                     Arc::make_mut(&mut self.content).revision += 1;
                     writes.into_iter().for_each(|w| self.write(w));
                 }
-                Answer::Done { succeeded }
+                Answer::Done { succeeded, revision: self.content.revision }
             }
         }
     }
@@ -267,6 +272,9 @@ impl Store {
             }
             Compare::TimelineRevision(r) => {
                 revision(c.newest_timeline.map(|k| k.mod_revision)) == *r
+            }
+            Compare::FailsafeRevision(r) => {
+                revision(c.failsafe.as_ref().map(|k| k.mod_revision)) == *r
             }
             Compare::PauseRevision(r) => {
                 revision(c.pause_record.as_ref().map(|k| k.mod_revision)) == *r
@@ -327,6 +335,9 @@ impl Store {
             }
             Write::PauseRecord(value) => c.pause_record = Some(Keyed { value, mod_revision }),
             Write::NoPauseRecord => c.pause_record = None,
+            Write::Failsafe(value) => {
+                c.failsafe = value.map(|value| Keyed { value, mod_revision });
+            }
         }
         self.changed |= hint;
     }

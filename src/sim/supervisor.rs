@@ -44,8 +44,9 @@ pub struct Supervisor {
     tick_at: Option<Time>,
     /// It will stand still after so many effects, for so long.
     pub stall: Option<(usize, Duration)>,
-    /// Effects that were decided before it stood still.
+    /// Effects that were decided before it stood still, and what follows them.
     undone: Vec<Effect>,
+    rest: Option<fn(&mut World, usize)>,
 }
 
 /// What a supervisor leaves behind in shared memory.
@@ -79,6 +80,7 @@ impl Supervisor {
             tick_at: None,
             stall: None,
             undone: Vec::new(),
+            rest: None,
         }
     }
 }
@@ -155,7 +157,7 @@ impl World {
     pub fn and_then(&mut self, m: usize, act: fn(&mut World, usize)) {
         let Some(s) = &mut self.members[m].supervisor else { return };
         match s.frozen {
-            true => s.backlog.push(Box::new(move |sim| sim.with(|w| act(w, m)))),
+            true => s.rest = Some(act),
             false => act(self, m),
         }
     }
@@ -282,7 +284,10 @@ impl World {
         let Some(s) = &mut self.members[m].supervisor else { return };
         s.frozen = false;
         let undone = std::mem::take(&mut s.undone);
+        let rest = s.rest.take();
         undone.into_iter().for_each(|effect| self.perform(m, effect));
+        // The order is carried out to its end before it looks at anything else.
+        rest.into_iter().for_each(|act| act(self, m));
         let Some(s) = &mut self.members[m].supervisor else { return };
         let known = s.postmaster.map(|(pid, _)| pid);
         let backlog = std::mem::take(&mut s.backlog);

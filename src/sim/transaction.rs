@@ -1,5 +1,7 @@
 //! Transactions on the store, as `agent::store` makes them.
 
+use std::collections::BTreeMap;
+
 use crate::core::cluster::{
     FailoverRequest, Handover, NewestTimeline, PauseRecord, SyncState, Tenure,
 };
@@ -29,7 +31,7 @@ pub async fn commit(
     }
     let request = Request::Transaction { compares, writes };
     match ctx.call(request, v.settings.retry_timeout).await? {
-        Answer::Done { succeeded } => Ok(succeeded),
+        Answer::Done { succeeded, .. } => Ok(succeeded),
         _ => Err(Failed::Store(CallError::Refused)),
     }
 }
@@ -37,7 +39,11 @@ pub async fn commit(
 pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
     match action {
         Action::AcquireLeader { sync_revision, record } => {
-            acquire(ctx, v, vec![Compare::LeaderAbsent], record, sync_revision, Vec::new()).await
+            // The list of those who may take it, as this decision saw it.
+            let named = v.cluster().and_then(|c| c.failsafe.as_ref());
+            let named = Compare::FailsafeRevision(named.map_or(0, |key| key.mod_revision));
+            let compares = vec![Compare::LeaderAbsent, named];
+            acquire(ctx, v, compares, record, sync_revision, Vec::new()).await
         }
         Action::TakeHandover { note_revision, leader_revision, sync_revision } => {
             let compares = vec![
@@ -92,12 +98,34 @@ pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
             let compares = vec![first, Compare::PauseRevision(revision)];
             commit(ctx, v, compares, vec![Write::NoPauseRecord]).await.map(drop)
         }
+        Action::WriteFailsafe { tenure, revision, members } => {
+            write_failsafe(ctx, v, tenure, revision, members).await
+        }
         other => {
             let what = format!("not modelled: {}", label(&other));
             ctx.with(|w| w.checks.violate(w.now, what));
             Err(Failed::Precondition("not modelled"))
         }
     }
+}
+
+/// Only a write whose answer was seen counts.
+async fn write_failsafe(
+    ctx: &Ctx,
+    v: &View,
+    tenure: Tenure,
+    revision: i64,
+    members: Option<BTreeMap<String, String>>,
+) -> Done {
+    let there = members.is_some();
+    let compares = vec![under(tenure), Compare::FailsafeRevision(revision)];
+    let request = Request::Transaction { compares, writes: vec![Write::Failsafe(members)] };
+    if let Answer::Done { succeeded: true, revision } =
+        ctx.call(request, v.settings.retry_timeout).await?
+    {
+        ctx.agent(|a| a.store.failsafe.settled = there.then_some(revision));
+    }
+    Ok(())
 }
 
 async fn write_sync(ctx: &Ctx, v: &View, tenure: Tenure, revision: i64, state: SyncState) -> Done {
@@ -143,7 +171,7 @@ async fn acquire(
     }
     let request = Request::Transaction { compares, writes };
     match ctx.call(request, within).await {
-        Ok(Answer::Done { succeeded: true }) => {}
+        Ok(Answer::Done { succeeded: true, .. }) => {}
         Ok(_) => return Ok(()),
         Err(CallError::Timeout) => {
             let Answer::Leader { key, .. } = ctx.call(Request::Leader, within).await? else {

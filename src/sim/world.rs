@@ -13,6 +13,7 @@ use super::clock::Clock;
 use super::engine::{Act, Sim, Slot, Time};
 use super::postgres::{Commit, Disk, Server, Wal};
 use super::prng::Prng;
+use super::promise::Note;
 use super::store::{Answer, Backup, Request, Store};
 use super::supervisor::{Record, Supervisor};
 use super::watchdog::{Dog, Kind};
@@ -53,6 +54,8 @@ pub struct Member {
     pub supervisor: Option<Supervisor>,
     /// What the last supervisor wrote down, in memory that a reboot empties.
     pub record: Option<Record>,
+    /// What the agents leave to each other there.
+    pub note: Option<Note>,
     /// What the sentinel reads: deadline and kill-by.
     pub page: Option<(Boot, Boot)>,
     /// When it was written.
@@ -77,6 +80,8 @@ pub struct Member {
     pub receives: bool,
     /// Freezes take long on this host, just now.
     pub slow_freeze: bool,
+    /// Its host stood still: until then its deadline may have passed unseen.
+    pub late_until: Time,
 }
 
 pub struct World {
@@ -129,6 +134,7 @@ impl World {
                 disk: Disk::Empty,
                 supervisor: None,
                 record: None,
+                note: None,
                 page: None,
                 armed_at: Boot(0),
                 fencing_since: None,
@@ -144,6 +150,7 @@ impl World {
                 removed: false,
                 receives: true,
                 slow_freeze: false,
+                late_until: 0,
             })
             .collect();
         World {
@@ -307,7 +314,7 @@ impl World {
         }
         let leader = self.store.cluster().leader.as_ref();
         let code = leader.map_or(0, |l| l.mod_revision as u64);
-        self.checks.leader_seen(leader.map(|l| (l.name.clone(), l.mod_revision)));
+        self.checks.leader_seen(leader.map(|l| (l.name.clone(), l.mod_revision)), self.now);
         if let Some(text) = self.checks.new_leader.take() {
             self.say(None, || text, code);
         }

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use pgvigil::core::cluster::Tenure;
-use pgvigil::core::database::ControlState;
-use pgvigil::core::guard::Phase;
-use pgvigil::core::lsn::Lsn;
-use pgvigil::core::settings::SyncMode;
-use pgvigil::core::time::{Boot, Wall};
+use pgvigil_core::core::cluster::Tenure;
+use pgvigil_core::core::database::ControlState;
+use pgvigil_core::core::guard::Phase;
+use pgvigil_core::core::lsn::Lsn;
+use pgvigil_core::core::settings::SyncMode;
+use pgvigil_core::core::time::{Boot, Wall};
 
 pub struct Line {
     at: String,

@@ -1,5 +1,5 @@
 //! `tests/core/*.txt`: what a member sees, in words, and what it decides then. One file for each
-//! block of rules. `REWRITE=1 cargo test --test tests -- decisions::` writes the answers anew; read
+//! block of rules. `REWRITE=1 cargo test -p pgvigil-core decisions::` writes the answers anew; read
 //! the difference before you keep it. The words are explained in `tests/core/README`.
 
 mod line;
@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pgvigil::core::candidates;
-use pgvigil::core::decide::{decide, rules};
-use pgvigil::core::decision::Decision;
-use pgvigil::core::lsn::Lsn;
-use pgvigil::core::view::{Memory, View};
+use pgvigil_core::core::candidates;
+use pgvigil_core::core::decide::{decide, rules};
+use pgvigil_core::core::decision::Decision;
+use pgvigil_core::core::lsn::Lsn;
+use pgvigil_core::core::view::{Memory, View};
 
 use line::Line;
 
@@ -21,7 +21,7 @@ use line::Line;
 const ANSWER: &str = "-> ";
 
 fn files() -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/core");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/core");
     let entries = fs::read_dir(&directory).expect("tests/core");
     let paths = entries.map(|entry| entry.expect("an entry of tests/core").path());
     let mut files: Vec<_> = paths.filter(|p| p.extension().is_some_and(|e| e == "txt")).collect();

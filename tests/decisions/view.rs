@@ -4,19 +4,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgvigil::core::cloning::Cloning;
-use pgvigil::core::cluster::{
+use pgvigil_core::core::cloning::Cloning;
+use pgvigil_core::core::cluster::{
     Cluster, FailoverRequest, Handover, HistoryEntry, Initialize, Keyed, LeaderKey, Member,
     NewestTimeline, PauseRecord, SyncState, Tags, Tenure,
 };
-use pgvigil::core::database::{ControlData, ControlState, DataDir, Probe, WalReceiver, WalSender};
-use pgvigil::core::guard::Phase;
-use pgvigil::core::health::{Ailing, Illness, Place};
-use pgvigil::core::lsn::Lsn;
-use pgvigil::core::settings::{ReplicaMethod, Settings};
-use pgvigil::core::time::{Boot, Wall};
-use pgvigil::core::timeline::{History, Switch};
-use pgvigil::core::view::{
+use pgvigil_core::core::database::{
+    ControlData, ControlState, DataDir, Probe, WalReceiver, WalSender,
+};
+use pgvigil_core::core::guard::Phase;
+use pgvigil_core::core::health::{Ailing, Illness, Place};
+use pgvigil_core::core::lsn::Lsn;
+use pgvigil_core::core::settings::{ReplicaMethod, Settings};
+use pgvigil_core::core::time::{Boot, Wall};
+use pgvigil_core::core::timeline::{History, Switch};
+use pgvigil_core::core::trust::Doubt;
+use pgvigil_core::core::view::{
     DataJob, GuardView, LastExit, Memory, OwnLease, PeerAnswer, Postmaster, Seen, Server, Store,
     View, Wishes, Work,
 };
@@ -182,7 +185,7 @@ fn member(name: &str) -> Member {
         conn_url: conn_url(name),
         state: "running".to_owned(),
         role: if name == NAMES[0] { "primary" } else { "replica" }.to_owned(),
-        version: pgvigil::core::PATRONI_VERSION.to_owned(),
+        version: pgvigil_core::core::PATRONI_VERSION.to_owned(),
         timeline: Some(TIMELINE),
         xlog_location: Some(END),
         vigil: true,
@@ -237,7 +240,9 @@ fn store(store: &mut Store, line: &mut Line) {
     if let Some(since) = line.take("silent") {
         store.failing_since = since;
     }
-    fields!(line, store, distrusted);
+    if let Some(why) = line.take::<String>("doubted") {
+        store.doubt = Some(Doubt { why, since: Boot(0), cluster_id: 2 });
+    }
 }
 
 fn lease(line: &mut Line) -> Option<OwnLease> {
@@ -436,7 +441,7 @@ fn memory(m: &mut Memory, line: &mut Line) {
         m.crashes = (0..crashes).map(|_| line.now).collect();
     }
     if let Some(to) = line.take("switchover") {
-        m.switchover = Some(pgvigil::core::view::Switchover { to, since: line.now });
+        m.switchover = Some(pgvigil_core::core::view::Switchover { to, since: line.now });
     }
     if let Some(begun) = line.take("cloning") {
         m.cloning = if begun { Cloning::wanted(false) } else { Cloning::default() };

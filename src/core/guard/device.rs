@@ -69,9 +69,15 @@ impl Guard {
         self.pings = Pings { done: now, unproven: now, ..Pings::default() };
     }
 
+    /// For the budget in force.
     pub(super) fn arm_device(&mut self, out: &mut Vec<Effect>) {
-        let watch = self.budget.and_then(|budget| budget.watch);
-        if let (Some(watch), Device::Off) = (watch, self.device) {
+        if let Some(budget) = self.budget {
+            self.arm_device_for(budget, out);
+        }
+    }
+
+    pub(super) fn arm_device_for(&mut self, budget: Budget, out: &mut Vec<Effect>) {
+        if let (Some(watch), Device::Off) = (budget.watch, self.device) {
             self.device = Device::Arming;
             self.pings.timeout = watch.set;
             out.push(Effect::ArmDevice { timeout: watch.set });

@@ -66,6 +66,24 @@ fn nothing_is_permitted_before_the_device_was_armed() {
     run.is(Phase::Candidate, "WW");
 }
 
+/// The shorter lease, configured first, left no room for the device.
+#[test]
+fn a_device_that_only_the_larger_budget_has_is_armed_for_it() {
+    let mut run = Run { guard: Guard::new(true), out: vec![] };
+    let plain = Budget::new(ms(5000), 10_000).unwrap();
+    run.ok(0, Event::Configure { budget: plain, freeze_max: ms(30_000) });
+    run.ok(0, Event::Campaign);
+    let budget = budget(10_000, Grade::A);
+    run.ok(1, Event::Retune(budget));
+    run.is(Phase::Candidate, "");
+    run.refused(10, proof(1, 5)); // of a lease that is long enough
+    run.is(Phase::Candidate, "W");
+    run.ok(20, Event::DeviceArmed { at: at(20) });
+    run.ok(30, proof(1, 25));
+    run.is(Phase::Leading, "AP");
+    assert_eq!(run.guard.budget(), Some(budget));
+}
+
 #[test]
 fn a_ping_is_one_confirmation_younger_than_g_that_was_sent_after_the_last_ping() {
     let mut run = primary();

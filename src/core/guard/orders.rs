@@ -81,7 +81,11 @@ impl Guard {
             return refuse("confirmation too old: its deadline has passed");
         }
         if let Some(old) = self.lease {
-            if old.cluster_id != new.cluster_id || new.raft_term < old.raft_term {
+            // No deadline rests on it in a pause: the pause record of the old store keeps its
+            // members from the key, the key those of the new one. Else it would be refused for
+            // ever, since nothing ends a suspended tenure.
+            let another = old.cluster_id != new.cluster_id || new.raft_term < old.raft_term;
+            if another && self.phase != Phase::Paused {
                 return refuse("another store, or one restored from a backup");
             }
             // In a pause the lease may run out: the transaction that took the key again compared
@@ -92,8 +96,9 @@ impl Guard {
         }
         match self.phase {
             Phase::Candidate if !self.is_watched(budget) || !self.is_newest(&new) => {
-                // A device that was lost since the campaign would be waited for for ever.
-                self.arm_device(out);
+                // A device that was lost since the campaign, or that only the larger budget has,
+                // would be waited for for ever.
+                self.arm_device_for(budget, out);
                 return refuse("the watchdog device was not armed before this renewal was sent");
             }
             Phase::Candidate | Phase::Leading | Phase::Paused => {}
@@ -104,7 +109,7 @@ impl Guard {
             }
             // Found: nobody campaigned for it.
             Phase::Frozen if self.lease.is_none() && !self.is_watched(budget) => {
-                self.arm_device(out);
+                self.arm_device_for(budget, out);
                 return refuse("the watchdog device is being armed");
             }
             Phase::Frozen if now.since(new.sent_at) <= budget.g => {}

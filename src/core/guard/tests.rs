@@ -265,6 +265,20 @@ fn another_store_is_not_believed() {
     run.ok(100, Event::Confirm(Confirmation { raft_term: 3, ..good }));
 }
 
+/// Nothing else would ever end the tenure of the old one.
+#[test]
+fn but_it_may_carry_a_pause_on() {
+    let mut run = Run::primary();
+    run.ok(100, Event::Pause(tenure(1)));
+    let (sent_at, ttl) = (at(100_000), ms(10_000));
+    let other = Confirmation { tenure: tenure(2), cluster_id: 9, raft_term: 1, sent_at, ttl };
+    run.ok(100_000, Event::Confirm(other));
+    run.is(Phase::Paused, "D");
+    run.ok(100_100, Event::Resume);
+    run.is(Phase::Leading, "A");
+    run.refused(100_200, proof(1, 100_200)); // of the old one
+}
+
 /// An agent that starts anew configures the ttl of /config, but renews the lease that it has.
 #[test]
 fn a_budget_never_counts_on_more_than_was_granted() {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::core::cluster::{Cluster, Keyed, PauseRecord, Tenure};
+use crate::core::cluster::{Cluster, Keyed, PauseRecord};
 use crate::core::database::DataDir;
 use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::{Action, RecordIs};
@@ -110,19 +110,16 @@ fn wanted(v: &View) -> bool {
         && !v.wishes.stop
 }
 
-/// The tenure whose deadline is suspended, when a young and trusted view does not show its key.
-fn suspended_and_lost(v: &View) -> Option<(Tenure, &Cluster)> {
-    let tenure = v.guard.tenure.filter(|_| v.guard.phase == Phase::Paused)?;
-    let cluster = v.cluster_within(v.settings.ttl)?;
-    // Nothing else bounds a suspended deadline: a store whose revision went back (restored from a
-    // backup without our record) is believed in one thing, that somebody else leads.
-    let another = cluster.leader.as_ref().is_some_and(|key| key.name != v.name);
-    let proof = another || (cluster.revision >= tenure.mod_revision && !v.holds_key());
-    proof.then_some((tenure, cluster))
+/// What a young and trusted view shows in the place of the key of a suspended tenure. Whether it
+/// is as new as that tenure does not matter: the deadline was suspended by somebody who had read
+/// the record, so that one in which the record is missing was read later, or comes from a backup.
+fn suspended_and_lost(v: &View) -> Option<&Cluster> {
+    v.guard.tenure.filter(|_| v.guard.phase == Phase::Paused && !v.holds_key())?;
+    v.cluster_within(v.settings.ttl)
 }
 
 fn overruled(v: &View) -> Option<Outcome> {
-    let (_, cluster) = suspended_and_lost(v)?;
+    let cluster = suspended_and_lost(v)?;
     let reason = match &cluster.leader {
         Some(key) if key.name == v.name => return None,
         Some(key) => format!("demoting self because {} holds the leader lock", key.name),
@@ -138,7 +135,7 @@ fn overruled(v: &View) -> Option<Outcome> {
 
 /// Nobody led in between: the record stood all the time, and the transaction compares it.
 fn retake(v: &View) -> Option<Outcome> {
-    let (_, cluster) = suspended_and_lost(v)?;
+    let cluster = suspended_and_lost(v)?;
     Some(match &cluster.leader {
         None => {
             let revision = own(v)?.mod_revision;

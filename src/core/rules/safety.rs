@@ -70,7 +70,7 @@ fn proven_lost(v: &View) -> bool {
     let (Some(tenure), Some(cluster)) = (v.guard.tenure, v.cluster()) else {
         return false;
     };
-    v.store.distrusted.is_none()
+    v.store.doubt.is_none()
         && cluster.revision >= tenure.mod_revision
         && !v.holds_key()
         && v.moved().is_none()
