@@ -84,6 +84,8 @@ pub struct Settings {
     /// Each member's data on a volume of its own; seconds of every limit of `vigil.health`, and of
     /// its `hand_over_interval`.
     pub health: Option<(u64, u64)>,
+    /// From one row of the writing client to the next, at each member.
+    pub write_every: Duration,
     /// `pg_wal` on one more volume.
     pub wal_apart: bool,
     pub bin_dir: PathBuf,
@@ -102,6 +104,7 @@ impl Default for Settings {
             synchronous: false,
             use_pg_rewind: true,
             health: None,
+            write_every: Duration::from_millis(20),
             wal_apart: false,
             bin_dir: distribution(),
         }
@@ -198,7 +201,8 @@ impl Lab {
         self.query(leader, "GRANT INSERT, SELECT ON written TO writer").expect("grant");
         let target = target("writer");
         let client = self.network.path(Host::Client);
-        self.writer = Some(Writer::start(&client, self.settings.members, &target));
+        let Settings { members, write_every, .. } = self.settings;
+        self.writer = Some(Writer::start(&client, members, &target, write_every));
         self.wait_written();
     }
 

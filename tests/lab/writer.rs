@@ -13,7 +13,6 @@ use tokio_postgres::{Client, Config, NoTls};
 use super::judge::Ack;
 use super::net::{Host, enter};
 
-const EVERY: Duration = Duration::from_millis(20);
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// A peer that acknowledges no bytes for so long is gone; a frozen PostgreSQL is not, its kernel
 /// answers.
@@ -30,6 +29,8 @@ pub struct Writer {
 }
 
 struct Record {
+    /// From a row to the next, and from a connection that broke to the next.
+    every: Duration,
     epoch: Instant,
     next: AtomicI64,
     stop: AtomicBool,
@@ -41,8 +42,9 @@ struct Record {
 impl Writer {
     /// `at`: the namespace to write from. The threads end with the writer, except one that waits
     /// for an answer: it ends when its server does.
-    pub fn start(at: &Path, members: u8, target: &Config) -> Writer {
+    pub fn start(at: &Path, members: u8, target: &Config, every: Duration) -> Writer {
         let record = Arc::new(Record {
+            every,
             epoch: Instant::now(),
             next: AtomicI64::new(1),
             stop: AtomicBool::new(false),
@@ -101,7 +103,7 @@ impl Record {
                 let at = self.epoch.elapsed();
                 self.broken.lock().expect("broken").push((member, at, cause.to_string()));
             }
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(self.every).await;
         }
     }
 
@@ -124,7 +126,7 @@ impl Record {
                 Err(error) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {}
                 Err(error) => return Err(error),
             }
-            tokio::time::sleep(EVERY.saturating_sub(self.epoch.elapsed() - sent)).await;
+            tokio::time::sleep(self.every.saturating_sub(self.epoch.elapsed() - sent)).await;
         }
         Ok(())
     }

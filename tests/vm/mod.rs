@@ -120,6 +120,8 @@ fn settings() -> Settings {
         ttl: TTL,
         loop_wait: 10,
         retry_timeout: 10,
+        // Fifty rows a second would take half of an emulated processor.
+        write_every: Duration::from_millis(100),
         bin_dir: "/usr/lib/postgresql/15/bin".into(),
         ..Settings::default()
     }
