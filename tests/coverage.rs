@@ -10,15 +10,10 @@ use pgvigil_core::sim::invariant::INVARIANTS;
 
 /// Rules that no seed lets fire, and why. The list may only shrink.
 const SILENT_RULES: &[(&str, &str)] = &[
-    ("failsafe.retake", "failsafe mode is not played"),
     ("safety.unpermitted", "the guard fences first: a second line"),
     ("safety.identity", "nobody changes /initialize"),
     ("stop.after_reset", "the option is not played"),
-    ("health.yield", "volumes and hanging servers are not played"),
-    ("health.volume", "volumes and hanging servers are not played"),
     ("health.watchdog", "devices that fail are not played"),
-    ("health.hung", "volumes and hanging servers are not played"),
-    ("health.standby", "volumes and hanging servers are not played"),
     ("leader.bootstrap_failed", "no bootstrap fails twice in these seeds"),
     ("standby.demote", "standby clusters are not played"),
     ("standby.start", "standby clusters are not played"),
@@ -29,8 +24,6 @@ const SILENT_RULES: &[(&str, &str)] = &[
     ("standby.steady", "standby clusters are not played"),
     ("leader.adopt", "every cluster begins with initdb"),
     ("leader.timeline", "no archive, no Patroni: the store knows every number"),
-    ("leader.failsafe", "failsafe mode is not played"),
-    ("leader.failsafe_key", "failsafe mode is not played"),
     ("vacant.uninitialized_replica", "nobody removes /initialize"),
 ];
 

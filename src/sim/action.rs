@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::core::cluster::{Initialize, NewestTimeline};
 use crate::core::decision::{Action, Upstream};
 use crate::core::guard::Event;
+use crate::core::health;
 use crate::core::sync;
 use crate::core::view::{PeerAnswer, View, Work, position};
 
@@ -321,7 +322,7 @@ impl World {
         let fresh = self.probe(p).filter(|_| self.server_moves(p)).map(Arc::new);
         let probe = fresh.or_else(|| agent.probe.as_ref().map(|(_, seen)| seen.value.clone()));
         PeerAnswer {
-            unfit: false,
+            unfit: !health::fit(&self.health(p)),
             reachable: true,
             in_recovery: probe.as_ref().is_none_or(|p| p.in_recovery),
             position: probe.as_ref().and_then(|p| position(p)),

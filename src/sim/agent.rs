@@ -11,7 +11,6 @@ use crate::core::decide::decide;
 use crate::core::decision::Action;
 use crate::core::failsafe;
 use crate::core::guard::{Device, Phase};
-use crate::core::health::Health;
 use crate::core::settings::Settings;
 use crate::core::time::Boot;
 use crate::core::timeline::History;
@@ -22,6 +21,7 @@ use crate::core::view::{
 use super::action;
 use super::duty;
 use super::engine::{Sim, Slot};
+use super::health::Found;
 use super::promise::{self, Seeking};
 use super::store::{Answer, Request};
 use super::tasks;
@@ -82,6 +82,7 @@ pub struct Agent {
     pub wake_at: Boot,
     pub standing: Option<Standing>,
     pub seeking: Option<Seeking>,
+    pub found: Found,
     pub pace: Duration,
     pub lease_busy: bool,
     /// Pid, permit and phase as seen last.
@@ -305,7 +306,7 @@ impl World {
             store: a.store.clone(),
             guard: self.guard_view(m),
             server,
-            health: Health::default(),
+            health: self.health(m),
             job: self.data_job(m),
             peers: a.peers.clone(),
             peers_asked_at: a.peers_asked_at,

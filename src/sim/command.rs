@@ -23,6 +23,7 @@ pub const HELP: &str = "commands:
              freeze agent|supervisor|host MEMBER SECONDS | hang postgres MEMBER SECONDS
              stall supervisor MEMBER EFFECTS SECONDS | replace supervisor MEMBER
              crash MEMBER | boot MEMBER | empty MEMBER | slow freezes MEMBER SECONDS
+             volume MEMBER full|read-only|hangs SECONDS
   network:   cut A B SECONDS | cut A > B SECONDS | isolate MEMBER SECONDS
              (A and B: members, or store) | lag MEMBER on|off
   store:     store refuses|silent SECONDS | store elects | store stale MEMBER SECONDS
@@ -101,6 +102,9 @@ fn set(s: &mut Settings, name: &str, value: &str) -> Done {
         "synchronous_mode_strict" => s.synchronous_mode_strict = on,
         "use_pg_rewind" => s.use_pg_rewind = on,
         "failsafe_mode" => s.failsafe_mode = on,
+        "answer_timeout" => s.health.answer = seconds(value)?,
+        "storage_timeout" => s.health.storage = seconds(value)?,
+        "hand_over_every" => s.health.hand_over_every = seconds(value)?,
         "remove_data_directory_on_diverged_timelines" => {
             s.remove_data_directory_on_diverged_timelines = on;
         }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::core::cluster::Tags;
+use crate::core::health::{Illness, Limits};
 use crate::core::settings::{Settings, SyncMode};
 use crate::core::time::Wall;
 
@@ -28,6 +29,7 @@ pub enum Fault {
     HostCrash,
     PostmasterKill,
     PostgresHang,
+    VolumeFails,
     DeviceBroken,
     StoreCut,
     /// Answers do not arrive.
@@ -58,7 +60,7 @@ pub enum Fault {
     LeaderKeyDeleted,
 }
 
-pub const ALL: [Fault; 34] = [
+pub const ALL: [Fault; 35] = [
     Fault::AgentKill,
     Fault::AgentFreeze,
     Fault::SupervisorKill,
@@ -69,6 +71,7 @@ pub const ALL: [Fault; 34] = [
     Fault::HostCrash,
     Fault::PostmasterKill,
     Fault::PostgresHang,
+    Fault::VolumeFails,
     Fault::DeviceBroken,
     Fault::StoreCut,
     Fault::StoreCutIn,
@@ -126,6 +129,12 @@ pub fn draw(prng: &mut Prng) -> Plan {
         remove_data_directory_on_diverged_timelines: !rewind || prng.per_mille(300),
         freeze_max: Duration::from_secs(*prng.pick(&[0, 5, 30])),
         failsafe_mode: prng.per_mille(300),
+        health: Limits {
+            answer: Duration::from_secs(*prng.pick(&[3, 10])),
+            storage: Duration::from_secs(*prng.pick(&[3, 30])),
+            hand_over_every: Duration::from_secs(*prng.pick(&[20, 300])),
+            ..Limits::default()
+        },
         ..Settings::default()
     };
     let rare = |fault: &Fault| matches!(fault, Fault::StoreRestored | Fault::ClockDrift);
@@ -209,6 +218,10 @@ impl World {
                 self.postmaster_dies(m, orphans, escaped);
             }
             Fault::PostgresHang => self.hang_server(m, length),
+            Fault::VolumeFails => {
+                let illness = *self.prng.pick(&[Illness::Full, Illness::ReadOnly, Illness::Hung]);
+                self.fail_volume(m, illness, length);
+            }
             Fault::DeviceBroken => {
                 self.members[m].dog.broken = true;
                 self.later(length * 4, move |sim| {

@@ -200,6 +200,7 @@ impl World {
             let now = self.now;
             let member = &mut self.members[m];
             member.slow_freeze = false;
+            member.ailing = None;
             member.stale_store_until = 0;
             member.stays_down = false;
             member.clock.set_rate(now, 0);

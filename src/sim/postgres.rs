@@ -223,6 +223,8 @@ pub struct Server {
     pub escaped: bool,
     /// Stopped by a signal from outside (not by us).
     pub hung: bool,
+    /// It was told to die while it waited for its volume: it executes nothing any more.
+    pub doomed: bool,
     pub sync_names: String,
     pub upstream: Option<usize>,
     pub streaming: bool,

@@ -6,10 +6,9 @@ use std::time::Duration;
 use crate::core::database::{ControlState, Probe, WalReceiver, WalSender};
 use crate::core::lsn::Lsn;
 use crate::core::sync_names::{self, SyncNames};
-use crate::core::timeline::checkpoint_end;
 
 use super::fault::RESTORED;
-use super::postgres::{Commit, Place, SEGMENT_BYTES, Server, Stop};
+use super::postgres::{Commit, Server, Stop};
 use super::world::{Host, World, ms};
 
 /// Between two tries of a walreceiver, and between its looks at a silent connection.
@@ -22,7 +21,8 @@ impl World {
         let member = &self.members[m];
         let Some(server) = &member.server else { return false };
         let frozen = member.frozen && !server.outside();
-        member.host == Host::Up && !frozen && !server.hung
+        let waits = server.hung || server.doomed || self.volume_hangs(m);
+        member.host == Host::Up && !frozen && !waits
     }
 
     pub fn start_server(&mut self, m: usize, primary: bool) {
@@ -58,6 +58,7 @@ impl World {
             orphaned: false,
             escaped: false,
             hung: false,
+            doomed: false,
             sync_names: if primary { sync_names } else { String::new() },
             upstream,
             streaming: false,
@@ -91,7 +92,7 @@ impl World {
     }
 
     /// Does something in the server after a delay, later when it stands still then.
-    fn when_it_moves(
+    pub fn when_it_moves(
         &mut self,
         m: usize,
         pid: i32,
@@ -118,6 +119,10 @@ impl World {
         if server.stop != Stop::None || server.orphaned {
             return;
         }
+        if member.ailing.is_some() {
+            // "could not write lock file": no room, or no right to.
+            return self.server_gone(m, pid, false);
+        }
         server.ready = true;
         let recovery = server.recovery;
         if !recovery {
@@ -141,6 +146,9 @@ impl World {
         }
         self.when_it_moves(m, pid, delay, World::client);
         let member = &mut self.members[m];
+        if member.ailing.is_some() {
+            return;
+        }
         let (Some(server), Some(dir)) = (&mut member.server, member.disk.dir_mut()) else { return };
         if server.pending.len() < 20 {
             dir.end.lsn += step;
@@ -317,7 +325,7 @@ impl World {
             .server
             .as_ref()
             .is_some_and(|s| s.recovery && s.streaming && s.upstream == Some(u));
-        if !self.members[m].receives {
+        if !self.members[m].receives || self.members[m].ailing.is_some() {
             return;
         }
         if !follows || !self.can_send(u, m) || !self.server_moves(m) || !self.server_moves(u) {
@@ -342,111 +350,6 @@ impl World {
         if moved {
             self.deliver_all(m);
         }
-    }
-
-    /// SIGINT.
-    pub fn stop_fast(&mut self, m: usize) {
-        let Some(server) = &mut self.members[m].server else { return };
-        if server.stop != Stop::None {
-            return;
-        }
-        server.stop = Stop::Fast;
-        server.pending.clear();
-        let pid = server.pid;
-        let slow = self.prng.per_mille(self.plan.faults.slow_stop);
-        let delay = if slow { self.some_ms(5000, 90_000) } else { self.some_ms(20, 1500) };
-        self.when_it_moves(m, pid, delay, World::shut_down);
-    }
-
-    fn shut_down(&mut self, m: usize, pid: i32) {
-        let member = &mut self.members[m];
-        let (Some(server), Some(dir)) = (&mut member.server, member.disk.dir_mut()) else { return };
-        if server.orphaned {
-            return;
-        }
-        if !server.ready || server.recovery {
-            if server.ready {
-                dir.state = ControlState::ShutDownInRecovery;
-                dir.checkpoint_here(true);
-            }
-            return self.server_gone(m, pid, true);
-        }
-        server.stop = Stop::ShutDown;
-        dir.checkpoint = dir.end;
-        dir.min_recovery = Place { branch: 0, lsn: 0 };
-        dir.end.lsn = checkpoint_end(Lsn(dir.end.lsn), SEGMENT_BYTES).0;
-        dir.state = ControlState::ShutDown;
-        self.say(Some(m), || "PostgreSQL wrote its shutdown checkpoint".to_owned(), 2003);
-        self.deliver_all(m);
-        self.when_it_moves(m, pid, ms(10), World::walsenders_end);
-    }
-
-    fn walsenders_end(&mut self, m: usize, pid: i32) {
-        let Some(end) = self.members[m].disk.dir().map(|d| d.end.lsn) else { return };
-        let waits = self.members[m].server.as_ref().is_some_and(|server| {
-            server.senders.iter().any(|(s, lsn)| {
-                let alive = self.members[*s].server.as_ref();
-                *lsn < end && alive.is_some_and(|s| s.upstream == Some(m) && s.streaming)
-            })
-        });
-        if waits {
-            self.when_it_moves(m, pid, ms(20), World::walsenders_end);
-        } else {
-            self.server_gone(m, pid, true);
-        }
-    }
-
-    /// SIGQUIT.
-    pub fn stop_immediate(&mut self, m: usize) {
-        let Some(server) = &self.members[m].server else { return };
-        let pid = server.pid;
-        let delay = self.some_ms(5, 100);
-        self.when_it_moves(m, pid, delay, |w, m, pid| w.server_gone(m, pid, false));
-    }
-
-    /// The postmaster dies; its backends may go on, some of them out of reach.
-    pub fn postmaster_dies(&mut self, m: usize, orphans: bool, escaped: bool) {
-        let Some(server) = &mut self.members[m].server else { return };
-        if server.orphaned {
-            return;
-        }
-        let pid = server.pid;
-        if !orphans {
-            return self.server_gone(m, pid, false);
-        }
-        server.orphaned = true;
-        server.escaped = escaped;
-        server.senders.clear();
-        if escaped {
-            // They end when their client goes away, or when they look after their postmaster.
-            let delay = self.some_ms(500, 15_000);
-            self.later(delay, move |sim| sim.with(|w| w.server_gone(m, pid, false)));
-        }
-        self.note_exit(m, pid, false);
-        self.observe(m);
-    }
-
-    /// The last process is gone.
-    pub fn server_gone(&mut self, m: usize, pid: i32, clean: bool) {
-        let member = &mut self.members[m];
-        if member.server.as_ref().is_none_or(|s| s.pid != pid) {
-            return;
-        }
-        let orphaned = member.server.take().is_some_and(|s| s.orphaned);
-        self.say(Some(m), || format!("PostgreSQL {pid} is gone, clean: {clean}"), 2002);
-        for other in &mut self.members {
-            if let Some(s) = &mut other.server {
-                s.senders.remove(&m);
-                if s.upstream == Some(m) {
-                    s.streaming = false;
-                }
-            }
-        }
-        if !orphaned {
-            self.note_exit(m, pid, clean);
-        }
-        self.observe(m);
-        self.tell_agent(m);
     }
 
     /// The answer to the status query.

@@ -1,5 +1,7 @@
 //! What a written scenario does to the cluster: faults by name, and operators.
 
+use crate::core::health::Illness;
+
 use super::command::seconds;
 use super::engine::Sim;
 use super::operator::Refusal;
@@ -12,7 +14,7 @@ pub fn strike(sim: &Sim, words: &[&str]) -> Result<Refusal, String> {
         ["kill", ..] | ["freeze", ..] | ["hang", ..] | ["stall", ..] | ["replace", ..] => {
             programs(sim, words).map(Ok)
         }
-        ["crash" | "boot" | "empty", ..] | ["slow", ..] => hosts(sim, words).map(Ok),
+        ["crash" | "boot" | "empty" | "volume" | "slow", ..] => hosts(sim, words).map(Ok),
         ["cut", ..] | ["isolate", ..] | ["lag", ..] => network(sim, words).map(Ok),
         ["store", ..] => store(sim, words).map(Ok),
         ["clock", ..] => clocks(sim, words).map(Ok),
@@ -97,6 +99,16 @@ fn hosts(sim: &Sim, words: &[&str]) -> Result<(), String> {
         ["empty", name] => {
             let m = member(sim, name)?;
             sim.with(|w| w.members[m].disk = Disk::Empty);
+        }
+        ["volume", name, how, length] => {
+            let (m, length) = (member(sim, name)?, seconds(length)?);
+            let illness = match *how {
+                "full" => Illness::Full,
+                "read-only" => Illness::ReadOnly,
+                "hangs" => Illness::Hung,
+                _ => return Err(unknown(words)),
+            };
+            sim.with(|w| w.fail_volume(m, illness, length));
         }
         ["slow", "freezes", name, length] => {
             let (m, length) = (member(sim, name)?, seconds(length)?);

@@ -263,7 +263,19 @@ impl World {
             return self.excuse(m, ms(60_000), "excused: a backend outside the control group");
         }
         let delay = self.some_ms(5, 300);
-        self.later(delay, move |sim| sim.with(|w| w.server_gone(m, pid, false)));
+        self.later(delay, move |sim| sim.with(|w| w.killed(m, pid)));
+    }
+
+    /// What waits for its volume dies when that answers.
+    fn killed(&mut self, m: usize, pid: i32) {
+        let hangs = self.volume_hangs(m);
+        match self.members[m].server.as_mut().filter(|s| s.pid == pid && hangs) {
+            Some(server) => {
+                server.doomed = true;
+                self.later(ms(200), move |sim| sim.with(|w| w.killed(m, pid)));
+            }
+            None => self.server_gone(m, pid, false),
+        }
     }
 
     /// The supervisor looks at its group.

@@ -33,6 +33,7 @@ pub async fn probe(ctx: Ctx) {
     loop {
         let asked_at = ctx.local();
         let (pid, answers) = ctx.with(|w| {
+            w.look_at_health(ctx.m);
             let s = w.members[ctx.m].supervisor.as_ref();
             let pid = s.and_then(|s| s.postmaster).map(|(pid, _)| pid);
             (pid, w.server_moves(ctx.m))

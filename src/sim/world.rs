@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::core::cluster::Tags;
+use crate::core::health::Illness;
 use crate::core::settings::{Settings, SyncMode};
 use crate::core::time::{Boot, Wall};
 
@@ -82,6 +83,8 @@ pub struct Member {
     pub slow_freeze: bool,
     /// Its host stood still: until then its deadline may have passed unseen.
     pub late_until: Time,
+    /// What its volume does not do.
+    pub ailing: Option<Illness>,
 }
 
 pub struct World {
@@ -151,6 +154,7 @@ impl World {
                 receives: true,
                 slow_freeze: false,
                 late_until: 0,
+                ailing: None,
             })
             .collect();
         World {
