@@ -433,8 +433,8 @@ impl World {
         }
     }
 
-    /// etcd begins anew from a backup. Agents that run believe nothing of it for a time, rightly so;
-    /// some are begun anew by operators who do not want to wait.
+    /// etcd begins anew from a backup. Agents that run believe nothing of it for a time, as they
+    /// should; some are begun anew by operators who do not want to wait.
     pub fn restore_store(&mut self, backup: super::store::Backup, same_id: bool) {
         if self.healed {
             return self.store_returns();

@@ -36,13 +36,16 @@ pub async fn commit(
     }
 }
 
+/// The list of those who may take the key, as this decision saw it.
+fn named(v: &View) -> Compare {
+    let key = v.cluster().and_then(|c| c.failsafe.as_ref());
+    Compare::FailsafeRevision(key.map_or(0, |key| key.mod_revision))
+}
+
 pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
     match action {
         Action::AcquireLeader { sync_revision, record } => {
-            // The list of those who may take it, as this decision saw it.
-            let named = v.cluster().and_then(|c| c.failsafe.as_ref());
-            let named = Compare::FailsafeRevision(named.map_or(0, |key| key.mod_revision));
-            let compares = vec![Compare::LeaderAbsent, named];
+            let compares = vec![Compare::LeaderAbsent, named(v)];
             acquire(ctx, v, compares, record, sync_revision, Vec::new()).await
         }
         Action::TakeHandover { note_revision, leader_revision, sync_revision } => {

@@ -81,9 +81,7 @@ impl Guard {
             return refuse("confirmation too old: its deadline has passed");
         }
         if let Some(old) = self.lease {
-            // No deadline rests on it in a pause: the pause record of the old store keeps its
-            // members from the key, the key those of the new one. Else it would be refused for
-            // ever, since nothing ends a suspended tenure.
+            // A pause, which nothing ends, would refuse it for ever; its record binds the old store.
             let another = old.cluster_id != new.cluster_id || new.raft_term < old.raft_term;
             if another && self.phase != Phase::Paused {
                 return refuse("another store, or one restored from a backup");
@@ -96,8 +94,7 @@ impl Guard {
         }
         match self.phase {
             Phase::Candidate if !self.is_watched(budget) || !self.is_newest(&new) => {
-                // A device that was lost since the campaign, or that only the larger budget has,
-                // would be waited for for ever.
+                // One that was lost since, or that only the larger budget has, never comes else.
                 self.arm_device_for(budget, out);
                 return refuse("the watchdog device was not armed before this renewal was sent");
             }
