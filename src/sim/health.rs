@@ -50,12 +50,12 @@ impl World {
         Health {
             unanswered: found.silent.map_or(Duration::ZERO, |(_, since)| now.since(since)),
             unwritten: Duration::ZERO,
+            unwatched: Duration::ZERO,
             volume: found.ailing.map(|(illness, since)| Ailing {
                 place: Place::DataDirectory,
                 illness,
                 lasting: now.since(since),
             }),
-            unwatched: Duration::ZERO,
         }
     }
 }

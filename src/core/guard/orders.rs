@@ -81,7 +81,7 @@ impl Guard {
             return refuse("confirmation too old: its deadline has passed");
         }
         if let Some(old) = self.lease {
-            // A pause, which nothing ends, would refuse it for ever; its record binds the old store.
+            // A pause, which nothing ends, would refuse it for ever; its record binds the old one.
             let another = old.cluster_id != new.cluster_id || new.raft_term < old.raft_term;
             if another && self.phase != Phase::Paused {
                 return refuse("another store, or one restored from a backup");
