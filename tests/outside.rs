@@ -43,7 +43,8 @@ fn systemd_hears_ready_status_reload_and_stop() {
     hear(&socket, &mut heard, "READY=1");
     assert!(!heard.contains("RELOADING"), "{heard}");
     // READY does not wait for the cluster; STATUS tells of it.
-    hear(&socket, &mut heard, "STATUS=primary running, no action. I am (m), the leader");
+    hear(&socket, &mut heard, "STATUS=primary running, timeline 1, lease confirmed for ");
+    hear(&socket, &mut heard, " s: no action. I am (m), the leader");
     heard.clear();
     let supervisor = member.pid();
     signal(supervisor, Signal::SIGHUP);
