@@ -36,7 +36,7 @@ parts: setup
 	cargo test --locked --test tests -- --test-threads=1 dcs::
 	cargo test --locked -p pgvigil-core --test proof -- --nocapture --test-threads=1
 
-# The tests play seeds 0 to 999; a seed costs less than 0.1 s of a processor.
+# The tests play seeds 0 to 999; a seed costs about 0.1 s of a processor.
 sim: setup
 	cargo run --locked -- sim --seed 1000 --seeds 10000
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::supervisor::{Descent, Memory, Reach, base_of};
+use crate::supervisor::{Descent, Memory, Reach, base_of, lock_path};
 use crate::sys::cgroup::{self, Group};
 use crate::sys::{clock, proc};
 
@@ -57,10 +57,10 @@ fn try_fence(known: Option<Descent>, result: &str) -> Result<&'static str, Strin
     if held(&descent.data_dir) {
         return Ok("a supervisor runs: nothing is left over");
     }
-    let means = |reach: &Reach<'_>| reach.look().populated;
+    let works = |reach: &Reach<'_>| reach.look().populated;
     let reaches: Vec<Reach<'_>> = (group.as_ref().map(Reach::Group).into_iter())
         .chain([Reach::Descent(&descent)])
-        .filter(means)
+        .filter(works)
         .collect();
     if reaches.is_empty() {
         return Ok("nothing is left over");
@@ -75,7 +75,7 @@ fn try_fence(known: Option<Descent>, result: &str) -> Result<&'static str, Strin
         }
     }
     let begun = clock::boot();
-    while reaches.iter().any(|reach| reach.look().populated) {
+    while reaches.iter().any(works) {
         if clock::boot().since(begun) > KILLED_WITHIN {
             return Err(format!("processes of {} do not end", descent.data_dir.display()));
         }
@@ -114,9 +114,8 @@ fn open(base: &Path, name: &str) -> Option<Group> {
 
 /// Whether a supervisor holds the lock of this data directory.
 fn held(data_dir: &Path) -> bool {
-    let name = data_dir.file_name().unwrap_or_default().to_string_lossy();
-    let lock = File::open(data_dir.with_file_name(format!(".{name}.pgvigil.lock")));
-    lock.is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+    let lock = lock_path(data_dir).and_then(|path| File::open(path).ok());
+    lock.is_some_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
 }
 
 /// As root: moves a PostgreSQL that runs in this data directory, and all that belongs to it, into

@@ -13,16 +13,10 @@ const SEEDS: u64 = 40;
 /// only when they are due, members race only for a key that they saw vacant, and a leader that was
 /// replaced is fenced before it writes. The model finds the late thaw and the count from the answer
 /// (`tests/model.rs`); the latter was not found in 200 seeds: few answers are late by more than the
-/// second that the budget keeps.
-/// `forgets-promises` is new and was not sought yet.
-const HELD_BY_OTHERS: &[&str] = &[
-    "counts-from-answer",
-    "thaws-late",
-    "permits-always",
-    "takes-any-key",
-    "tenure-unchecked",
-    "forgets-promises",
-];
+/// second that the budget keeps. Nor is `forgets-promises` found in these: an agent has to begin
+/// anew while its promise still counts.
+const HELD_BY_OTHERS: &[&str] =
+    &["counts-from-answer", "thaws-late", "permits-always", "takes-any-key", "tenure-unchecked"];
 
 /// The first seed that does not end well, and what was said.
 fn find(defect: Defect) -> Option<(u64, String)> {

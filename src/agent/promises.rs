@@ -247,16 +247,8 @@ pub fn promise(turn: &mut Turn, body: &Value) -> Reply {
 
 /// An acquiring transaction may be under way.
 fn campaigning(turn: &Turn) -> bool {
-    let takes = |a: &Action| {
-        matches!(
-            a,
-            Action::Campaign
-                | Action::AcquireLeader { .. }
-                | Action::TakeHandover { .. }
-                | Action::ConfirmOwn
-        )
-    };
-    turn.batch.is_some() && turn.last.as_ref().is_some_and(|d| d.actions.iter().any(takes))
+    let last = turn.last.as_ref().filter(|_| turn.batch.is_some());
+    last.is_some_and(|d| d.actions.iter().any(Action::may_acquire))
 }
 
 #[cfg(test)]

@@ -174,14 +174,15 @@ impl World {
         }
         // What the files said before a server came or went says nothing about afterwards: an old
         // `shut down` would hand the key over while the last WAL is still being written.
-        if self.link.postmaster.map(|p| p.pid) != pid || self.link.jobs != state.jobs {
+        let another = self.link.postmaster.map(|p| p.pid) != pid;
+        if another || self.link.jobs != state.jobs {
             self.forget_inspection();
         }
         if self.probe.as_ref().is_some_and(|(of, _)| Some(*of) != pid) {
             self.probe = None;
             self.probes_missed = 0;
         }
-        if self.link.postmaster.map(|p| p.pid) != pid {
+        if another {
             self.refused = None;
         }
         // What the answer said before a promotion or a fence says nothing about afterwards.
@@ -190,7 +191,7 @@ impl World {
             self.probe = None;
         }
         // Whoever stands still by our own doing, or is another, is not silent.
-        if self.link.postmaster.map(|p| p.pid) != pid || state.group.frozen {
+        if another || state.group.frozen {
             self.health = Health { volume: self.health.volume, ..Health::default() };
         }
         // It is required, and what it was last told was refused.

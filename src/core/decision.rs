@@ -199,6 +199,20 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Sends a transaction that may take the leader key: nobody promises to stay away from it
+    /// meanwhile (`core::failsafe`).
+    pub fn may_acquire(&self) -> bool {
+        matches!(
+            self,
+            Action::Campaign
+                | Action::AcquireLeader { .. }
+                | Action::TakeHandover { .. }
+                | Action::ConfirmOwn
+        )
+    }
+}
+
 /// What an acquiring transaction compares and does about the pause record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordIs {

@@ -89,16 +89,8 @@ async fn round(ctx: &Ctx, members: Vec<String>, tenure: Tenure, budget: Budget) 
 impl Agent {
     /// An acquiring transaction may be under way.
     fn campaigns(&self) -> bool {
-        let takes = |a: &Action| {
-            matches!(
-                a,
-                Action::Campaign
-                    | Action::AcquireLeader { .. }
-                    | Action::TakeHandover { .. }
-                    | Action::ConfirmOwn
-            )
-        };
-        self.busy && self.batch.as_ref().is_some_and(|(_, actions, _)| actions.iter().any(takes))
+        let batch = self.batch.as_ref().filter(|_| self.busy);
+        batch.is_some_and(|(_, actions, _)| actions.iter().any(Action::may_acquire))
     }
 }
 

@@ -49,12 +49,8 @@ impl Groups {
 /// A supervisor that was in a group of its own already (systemd restarted it there) means the
 /// group above, and so does what systemd starts before or after it (`.control`).
 pub fn base_of(own: PathBuf) -> PathBuf {
-    match own.parent() {
-        Some(parent) if own.ends_with("supervisor") || own.ends_with(".control") => {
-            parent.to_path_buf()
-        }
-        _ => own,
-    }
+    let within = own.ends_with("supervisor") || own.ends_with(".control");
+    own.parent().filter(|_| within).map(Path::to_path_buf).unwrap_or(own)
 }
 
 /// Kills a group; true once it is empty.

@@ -25,6 +25,7 @@ use device::Dog;
 pub use groups::{Descent, Reach, base_of};
 use log::Log;
 pub use memory::{Memory, memory_path};
+pub use orders::lock_path;
 use watch::Supervisor;
 
 /// SCHED_FIFO, below the kernel's own threads.

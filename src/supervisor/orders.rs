@@ -237,19 +237,20 @@ impl Supervisor {
     /// with those of its time: another takes its place, here and when they are the group's again.
     pub fn fence_by(&mut self, means: Means) {
         self.guard.set_can_freeze(means == Means::ControlGroup);
-        if std::mem::replace(&mut self.means, means) != means
-            && let Some(old) = self.sentinel.take()
-        {
+        if std::mem::replace(&mut self.means, means) != means && self.sentinel.is_some() {
             self.start_sentinel();
-            process::signal_all(&old, libc::SIGKILL);
         }
     }
 }
 
 /// Beside the data directory, because that one comes and goes.
+pub fn lock_path(data_dir: &Path) -> Option<PathBuf> {
+    let name = data_dir.file_name()?.to_str()?;
+    Some(data_dir.with_file_name(format!(".{name}.pgvigil.lock")))
+}
+
 pub fn lock(data_dir: &Path) -> Result<File, String> {
-    let name = data_dir.file_name().and_then(|n| n.to_str()).ok_or("data_dir has no name")?;
-    let path = data_dir.with_file_name(format!(".{name}.pgvigil.lock"));
+    let path = lock_path(data_dir).ok_or("data_dir has no name")?;
     let text = |error| format!("{}: {error}", path.display());
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);

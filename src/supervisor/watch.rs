@@ -306,7 +306,10 @@ impl Supervisor {
                 if let Some(Err(error)) = self.groups.as_ref().map(|g| g.sentinel.add(child.pid)) {
                     self.log.warning(&format!("the sentinel is not in its group: {error}"));
                 }
-                self.sentinel = Some(child);
+                // Whoever it replaces ends when this one is there, not before.
+                if let Some(old) = self.sentinel.replace(child) {
+                    let _ = process::signal(old.pidfd.as_fd(), libc::SIGKILL);
+                }
             }
             Err(error) => self.log.critical(&format!("cannot start the sentinel: {error}")),
         }

@@ -1,6 +1,7 @@
 //! The supervisor with a real PostgreSQL.
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -73,6 +74,18 @@ fn processes(rig: &Rig) -> usize {
     pgvigil::sys::proc::all().iter().filter(is_ours).count()
 }
 
+/// All of PostgreSQL into another control group.
+fn move_out(rig: &Rig, group: &Path) {
+    until("all outside", || {
+        let inside = fs::read_to_string(rig.group("postgres").join("cgroup.procs")).unwrap();
+        for pid in inside.lines() {
+            // Some, like clients' backends, end meanwhile.
+            let _ = fs::write(group.join("cgroup.procs"), pid);
+        }
+        inside.is_empty().then_some(())
+    });
+}
+
 #[test]
 fn without_control_groups_the_deadline_kills_every_backend() {
     let Some(mut rig) = rig("descent", false) else { return };
@@ -128,14 +141,7 @@ fn a_running_postmaster_is_adopted_with_its_backends() {
     let pid = link.state.postmaster.unwrap().pid;
     let outside = rig.cgroup.as_ref().unwrap().join("outside");
     fs::create_dir(&outside).unwrap();
-    until("all outside", || {
-        let inside = fs::read_to_string(rig.group("postgres").join("cgroup.procs")).unwrap();
-        for pid in inside.lines() {
-            // Some, like clients' backends, end meanwhile.
-            let _ = fs::write(outside.join("cgroup.procs"), pid);
-        }
-        inside.is_empty().then_some(())
-    });
+    move_out(&rig, &outside);
     // Of which nothing is known.
     fs::remove_file(rig.memory()).unwrap();
     rig.crash();
@@ -164,14 +170,7 @@ fn the_sentinel_kills_what_could_not_be_moved_into_our_group() {
     link.lead();
     link.ok(Order::StartPrimary(postmaster(&rig)));
     let mut client = busy(&rig);
-    let roots = pgvigil::sys::cgroup::own().unwrap().join("cgroup.procs");
-    until("all outside", || {
-        let inside = fs::read_to_string(rig.group("postgres").join("cgroup.procs")).unwrap();
-        for pid in inside.lines() {
-            let _ = fs::write(&roots, pid);
-        }
-        inside.is_empty().then_some(())
-    });
+    move_out(&rig, &pgvigil::sys::cgroup::own().unwrap());
     let before = rig.sentinel();
     rig.crash();
     let mut link = rig.configured(5, 30);

@@ -81,7 +81,8 @@ impl Guard {
             return refuse("confirmation too old: its deadline has passed");
         }
         if let Some(old) = self.lease {
-            // A pause, which nothing ends, would refuse it for ever; its record binds the old one.
+            // In a pause no deadline rests on it, and it would be refused for ever: the old store's
+            // pause record keeps its members from the key, the key those of the new one.
             let another = old.cluster_id != new.cluster_id || new.raft_term < old.raft_term;
             if another && self.phase != Phase::Paused {
                 return refuse("another store, or one restored from a backup");
