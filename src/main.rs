@@ -169,7 +169,7 @@ fn supervise(member: Member) -> i32 {
         Ok(loaded) => loaded,
         Err(problems) => {
             for problem in problems {
-                eprintln!("{problem}");
+                eprintln!("{}: {problem}", problem.kind());
             }
             return 1;
         }

@@ -84,3 +84,25 @@ impl Supervisor {
         }
     }
 }
+
+/// Nothing but the handling of orders lies between the two.
+pub fn only_handled(state: &State, before: &State) -> bool {
+    let (seq_seen, refused) = (before.seq_seen, before.refused.clone());
+    State { seq_seen, refused, ..state.clone() } == *before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::state::Refusal;
+
+    #[test]
+    fn the_handling_of_an_order_is_told_from_a_change() {
+        let before = State { seq_seen: 4, reloads: 1, ..State::default() };
+        let refused = Some(Refusal { seq: 5, reason: "no".to_owned() });
+        let handled = State { seq_seen: 5, refused, ..before.clone() };
+        assert!(only_handled(&handled, &before));
+        let reload = State { reloads: 2, ..handled };
+        assert!(!only_handled(&reload, &before));
+    }
+}

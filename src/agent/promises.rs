@@ -52,6 +52,10 @@ pub struct Seeking {
 /// delays others, by as much.
 pub async fn keep(d: Arc<Drivers>, mut seeking: watch::Receiver<Option<Arc<Seeking>>>) {
     loop {
+        // Nobody is to be asked: most of the time.
+        if seeking.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
         let order = seeking.borrow_and_update().clone();
         let state = d.supervisor.state();
         let led = state.tenure.zip(state.sent_at).zip(state.budget);

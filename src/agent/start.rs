@@ -28,7 +28,7 @@ use super::drivers::{Drivers, Origin, Setup};
 use super::events::Event;
 use super::executor::chain;
 use super::lease::{Leases, decode_capsule};
-use super::orders::Supervisor;
+use super::orders::{Supervisor, only_handled};
 use super::say::Told;
 use super::turn::{End, Turn};
 use super::world::World;
@@ -133,7 +133,8 @@ async fn ended(supervisor: &Supervisor, end: End) -> i32 {
 }
 
 /// Passes states on: to the loop first, so that whoever waits for the handling of an order finds
-/// that the loop knows of it.
+/// that the loop knows of it. A state that says no more than that, after each heartbeat, does not
+/// wake the loop.
 async fn receive(
     end: Arc<AgentEnd>,
     states: watch::Sender<Arc<State>>,
@@ -143,7 +144,8 @@ async fn receive(
         match end.recv().await {
             Ok(state) => {
                 let state = Arc::new(state);
-                if events.send(Event::Link(state.clone())).await.is_err() {
+                let told = only_handled(&state, &states.borrow());
+                if !told && events.send(Event::Link(state.clone())).await.is_err() {
                     return;
                 }
                 states.send_replace(state);

@@ -142,6 +142,7 @@ impl Turn {
     }
 
     async fn handle(&mut self, mut event: Event) {
+        let before = self.world.link.clone();
         self.world.apply(&mut event, clock::wall());
         match event {
             Event::Done { failed, .. } => self.batch_ended(failed),
@@ -155,7 +156,7 @@ impl Turn {
             Event::Request(request) => {
                 requests::handle(self, request);
             }
-            Event::Link(state) => self.link_changed(&state),
+            Event::Link(state) => self.link_changed(&before, &state),
             Event::Cluster { .. } => {
                 if let Some(reason) = self.world.doubt() {
                     tracing::error!("the store is not believed: {reason}");
@@ -196,7 +197,7 @@ impl Turn {
         self.take_configuration();
     }
 
-    fn link_changed(&mut self, state: &State) {
+    fn link_changed(&mut self, before: &State, state: &State) {
         if state.reloads != self.reloads {
             self.reloads = state.reloads;
             self.reload();
@@ -207,8 +208,12 @@ impl Turn {
                 }
             });
         }
-        // A server that came, went or changed its role is asked at once.
-        self.drivers.probe_now.notify_one();
+        // A server that came, went or may have changed its role is asked at once; the confirmations
+        // of a lease say nothing about it.
+        let about = |s: &State| (s.postmaster, s.phase, s.group.frozen, s.jobs.clone());
+        if about(before) != about(state) {
+            self.drivers.probe_now.notify_one();
+        }
     }
 
     /// Reads the local configuration again; a bad one is refused whole, the old one stays.

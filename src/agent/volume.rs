@@ -217,8 +217,11 @@ pub async fn watch(drivers: Arc<Drivers>) {
             (None, Vec::new())
         } else {
             keep_running(&drivers, &mut page, &path, &mut started_at).await;
-            let waits = proc::stat(page.load(PID) as i32).is_some_and(|s| "DS".contains(s.state));
-            watched.look(page.load(BEGUN), waits, now);
+            let begun = page.load(BEGUN);
+            // Of no interest between two tries.
+            let waits = begun != 0
+                && proc::stat(page.load(PID) as i32).is_some_and(|s| "DS".contains(s.state));
+            watched.look(begun, waits, now);
             read(&page, &watched, limit, now)
         };
         if found != told {

@@ -35,8 +35,7 @@ pub fn check_config(
 
 fn print(findings: &[Diagnostic], out: &mut dyn Write) -> io::Result<()> {
     for finding in findings {
-        let kind = if finding.error { "error" } else { "warning" };
-        writeln!(out, "{kind}: {finding}")?;
+        writeln!(out, "{}: {finding}", finding.kind())?;
     }
     Ok(())
 }

@@ -20,6 +20,13 @@ pub struct Diagnostic {
     pub message: String,
 }
 
+impl Diagnostic {
+    /// What stands before it in a terminal.
+    pub fn kind(&self) -> &'static str {
+        if self.error { "error" } else { "warning" }
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.file.is_empty() {

@@ -67,18 +67,23 @@ impl Known {
         let (effective, more) =
             config::effective(&local, &dynamic, Role::Primary, config::TTL_FLOOR_S);
         let what = format!("member {} of {}", local.name, local.scope);
-        let warnings = loaded.warnings.len() + more.len();
-        let check = match warnings {
+        let mut checks = vec![match loaded.warnings.len() {
             0 => Check::good(topic, what),
-            _ => Check::warning(
+            warnings => Check::warning(
                 topic,
                 format!("{what}: {warnings} warnings"),
                 "pgvigil check-config prints them",
             ),
+        }];
+        let (place, advice) = match stored {
+            Some(_) => ("the cluster's", "pgvigilctl edit-config"),
+            None => ("bootstrap.dcs", "mend it before the cluster is made from it"),
         };
+        let warned = |w| Check::warning(topic, format!("{place}: {w}"), advice);
+        checks.extend(more.into_iter().map(warned));
         let answer = Known::ask_member(&local).await;
         let known = Known { answer, effective: Some(effective), local: Some(local), store };
-        (known, vec![check])
+        (known, checks)
     }
 
     async fn ask_store(local: &Local) -> Option<(Dcs, Vec<Duration>, Result<Cluster, String>)> {

@@ -288,9 +288,14 @@ fn ended(v: &View) -> Option<Outcome> {
     }
     let stale =
         v.server.postmaster.is_some() || initialized == Some(true) && !v.server.bootstrapping;
-    let out = Outcome::say(v, describe(v, job.work, succeeded))
-        .remember(|m| m.job_done = job.id)
-        .wake(Duration::ZERO);
+    let why = match job.work {
+        // A new agent sees the jobs of earlier ones.
+        Work::Initdb if stale => {
+            "an earlier initdb has ended, and its cluster is in use".to_owned()
+        }
+        work => describe(v, work, succeeded),
+    };
+    let out = Outcome::say(v, why).remember(|m| m.job_done = job.id).wake(Duration::ZERO);
     Some(match (job.work, succeeded) {
         (Work::Initdb, _) if stale => out,
         (Work::BaseBackup, false) if v.server.postmaster.is_some() => out,
