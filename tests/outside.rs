@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::etcd::Etcd;
 use crate::lab::process::signal;
 use crate::lab::pypi;
-use crate::lab::wait::wait_until;
+use crate::lab::wait::{let_pass, wait_until};
 use crate::rig::{Rig, as_postgres, make_directory, output};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -84,4 +84,64 @@ fn patronis_own_command_line_reads_the_cluster_as_ours_does() {
             (theirs == ours).then_some(())
         });
     }
+}
+
+/// `driver: testing`: a named pipe for a device.
+#[test]
+fn a_device_that_appears_while_the_member_leads_is_armed() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut member = rig.member("m");
+    let device = member.directory.join("device");
+    let watchdog =
+        format!("watchdog: {{mode: automatic, driver: testing, device: {}}}\n", device.display());
+    member.write(&(member.config() + &watchdog));
+    member.start();
+    member.wait_primary();
+    let armed = || {
+        let page = member.get("/metrics").expect("metrics").body;
+        page.lines().any(|l| l.starts_with("pgvigil_watchdog_armed{") && l.ends_with(" 1"))
+    };
+    assert!(!armed());
+    let (code, text) = output(&mut as_postgres(&["mkfifo", &device.display().to_string()]));
+    assert_eq!(code, Some(0), "{text}");
+    wait_until("an armed device", SOON, || armed().then_some(()));
+    assert!(member.log().contains("a watchdog device has appeared"), "{}", member.log());
+    assert_eq!(member.get("/primary").expect("an answer").status, 200);
+}
+
+#[test]
+fn a_server_that_does_not_let_us_in_is_named_and_left_alone() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut member = rig.member("m");
+    let right = member.config();
+    member.write(&right);
+    member.start();
+    member.wait_primary();
+    let postmaster = || {
+        let text = std::fs::read_to_string(member.data().join("postmaster.pid")).ok()?;
+        text.lines().next()?.parse::<i32>().ok()
+    };
+    let rule = "- host all all 127.0.0.1/32 ";
+    member.write(&right.replace(&format!("{rule}scram-sha-256"), &format!("{rule}reject")));
+    signal(member.pid(), Signal::SIGHUP);
+    let hba = member.data().join("pg_hba.conf");
+    let holds = |word: &str| std::fs::read_to_string(&hba).is_ok_and(|text| text.contains(word));
+    wait_until("the rule", SOON, || holds("reject").then_some(()));
+    // The session that is open would go on.
+    let first = postmaster().expect("a postmaster");
+    signal(first, Signal::SIGKILL);
+    let second = wait_until("another", SOON, || postmaster().filter(|pid| *pid != first));
+    let said = "PostgreSQL runs and does not serve pgvigil: ";
+    wait_until("its words", SOON, || {
+        member.log().lines().any(|l| l.contains(said) && l.contains("pg_hba")).then_some(())
+    });
+    // For longer than a lease of 5 s lives.
+    let_pass(Duration::from_secs(6));
+    assert_eq!(postmaster(), Some(second), "{}", member.log());
+    member.write(&right);
+    signal(member.pid(), Signal::SIGHUP);
+    member.wait_primary();
+    assert_eq!(postmaster(), Some(second), "{}", member.log());
 }

@@ -28,7 +28,7 @@ use super::events::{Event, Fact};
 use super::executor::{self, ActionError, chain};
 use super::publish::{self, role_word, state_word};
 use super::store::{commit, under};
-use super::turn::Turn;
+use super::turn::{Turn, Unwritten};
 use super::{hooks, server, sql};
 
 const SQL_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
@@ -48,6 +48,16 @@ struct Leader {
     status: Option<String>,
     /// The timeline whose history is not published yet, with what is known of older ones.
     history: Option<(u32, Vec<HistoryEntry>)>,
+}
+
+/// Which of the server's configuration files are brought up to date.
+#[derive(Clone)]
+pub enum Files {
+    All(Role),
+    /// pg_hba.conf and pg_ident.conf alone.
+    Access {
+        primary: bool,
+    },
 }
 
 /// What the server is, for its configuration files.
@@ -184,12 +194,18 @@ fn status(turn: &Turn, view: &View, probe: &Probe) -> Status {
 
 /// Changed configuration is written for what the server is now. Not a duty of a round but a batch:
 /// beside one it would put names back that the batch has just changed.
-pub fn configuration(turn: &mut Turn, view: &View) -> Option<Role> {
-    if !turn.reloaded {
+pub fn configuration(turn: &mut Turn, view: &View) -> Option<Files> {
+    if turn.unwritten == Unwritten::Nothing {
         return None;
     }
-    let probe = view.probe()?;
-    turn.reloaded = false;
+    let Some(probe) = view.probe() else {
+        // It may be these files that keep us out, and the operator has mended them.
+        let postmaster = view.server.postmaster.filter(|_| view.server.refused.is_some())?;
+        let first = std::mem::replace(&mut turn.unwritten, Unwritten::AllButAccess);
+        let access = Files::Access { primary: postmaster.permitted };
+        return (first == Unwritten::All).then_some(access);
+    };
+    turn.unwritten = Unwritten::Nothing;
     let primary = !probe.in_recovery;
     let synchronous = view.settings.synchronous_mode != crate::core::settings::SyncMode::Off;
     let upstream = view.server.upstream.as_ref().map(|url| Upstream {
@@ -199,7 +215,7 @@ pub fn configuration(turn: &mut Turn, view: &View) -> Option<Role> {
     let sync_names = (primary && synchronous).then(|| {
         view.memory.sync_names.as_ref().unwrap_or(&probe.synchronous_standby_names).clone()
     });
-    Some(Role { primary, upstream, sync_names })
+    Some(Files::All(Role { primary, upstream, sync_names }))
 }
 
 impl Round {
@@ -308,22 +324,27 @@ async fn logical(
 }
 
 /// Brings the files up to date and tells the server.
-pub async fn configure(drivers: Arc<Drivers>, role: Role) {
-    failed_at("the configuration of PostgreSQL", write_files(&drivers, &role).await);
+pub async fn configure(drivers: Arc<Drivers>, files: Files) {
+    failed_at("the configuration of PostgreSQL", write_files(&drivers, files).await);
     // The loop is gone only when the agent ends.
     let _ = drivers.events.send(Event::Done { facts: Vec::new(), failed: None }).await;
 }
 
-async fn write_files(drivers: &Drivers, role: &Role) -> Result<(), ActionError> {
-    let (setup, role) = (drivers.setup(), role.clone());
-    let write = move || {
-        let names = role.sync_names.as_deref();
-        server::write_configuration(&setup, role.primary, role.upstream.as_ref(), names)
+async fn write_files(drivers: &Drivers, files: Files) -> Result<(), ActionError> {
+    let setup = drivers.setup();
+    let primary = match &files {
+        Files::All(role) => role.primary,
+        Files::Access { primary } => *primary,
+    };
+    let write = move || match files {
+        Files::All(Role { primary, upstream, sync_names }) => {
+            server::write_configuration(&setup, primary, upstream.as_ref(), sync_names.as_deref())
+        }
+        Files::Access { primary } => server::write_access(&setup, primary),
     };
     if on_disk(write).await?? {
         drivers.supervisor.order(Order::Signal(PgSignal::Reload)).await?;
-        hooks::callback(drivers, "on_reload", if role.primary { "primary" } else { "replica" })
-            .await;
+        hooks::callback(drivers, "on_reload", if primary { "primary" } else { "replica" }).await;
     }
     Ok(())
 }

@@ -79,18 +79,32 @@ pub fn write_configuration(
     files::restore_configuration(&places)?;
     let custom = effective.custom_conf.as_deref();
     let mut changed = files::write_postgresql_conf(&places, &parameters, custom, Some(&recovery))?;
+    changed |= write_access_of(effective, &places)?;
+    files::clean_auto_conf(&setup.data_dir())?;
+    files::backup_configuration(&places)?;
+    Ok(changed)
+}
+
+/// Writes pg_hba.conf and pg_ident.conf alone, for a server whose parameters are not known.
+pub fn write_access(setup: &Setup, primary: bool) -> Result<bool, ServerError> {
+    match bootstrap::custom_under_way(setup) {
+        Some(_) => Ok(false),
+        None => write_access_of(setup.role(primary), &places(setup)),
+    }
+}
+
+fn write_access_of(effective: &Effective, places: &Places) -> Result<bool, ServerError> {
+    let mut changed = false;
     if let Some(lines) = &effective.pg_hba
         && !effective.parameters.contains_key("hba_file")
     {
-        changed |= files::write_hba(&places, lines)?;
+        changed |= files::write_hba(places, lines)?;
     }
     if let Some(lines) = &effective.pg_ident
         && !effective.parameters.contains_key("ident_file")
     {
-        changed |= files::write_ident(&places, lines)?;
+        changed |= files::write_ident(places, lines)?;
     }
-    files::clean_auto_conf(&setup.data_dir())?;
-    files::backup_configuration(&places)?;
     Ok(changed)
 }
 

@@ -30,7 +30,7 @@ use super::executor::chain;
 use super::lease::{Leases, decode_capsule};
 use super::orders::{Supervisor, only_handled};
 use super::say::Told;
-use super::turn::{End, Turn};
+use super::turn::{End, Turn, Unwritten};
 use super::world::World;
 use super::{
     health, late_device, preflight, prober, progress, promises, reader, reset, server, volume,
@@ -310,7 +310,7 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
         duties_not_before: Boot(0),
         said_at: Boot(0),
         reloads,
-        reloaded: false,
+        unwritten: Unwritten::Nothing,
         last: None,
         explain: Vec::new(),
         wake_at: clock::boot(),

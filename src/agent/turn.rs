@@ -74,8 +74,7 @@ pub struct Turn {
     pub duties_not_before: Boot,
     pub said_at: Boot,
     pub reloads: u32,
-    /// Something in the configuration changed: the files are brought up to date.
-    pub reloaded: bool,
+    pub unwritten: Unwritten,
     pub last: Option<Decision>,
     pub explain: Vec<String>,
     pub wake_at: Boot,
@@ -88,6 +87,16 @@ pub struct Turn {
     pub told: Told,
     /// The timeline whose first checkpoint was asked for.
     pub checkpointed: Option<u32>,
+}
+
+/// What of a changed configuration is not in PostgreSQL's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwritten {
+    Nothing,
+    All,
+    /// All but who may connect: a server that keeps us out has got that, and the rest waits for a
+    /// session.
+    AllButAccess,
 }
 
 /// A request that waits for a restart, and until when (`timeout`).
@@ -238,7 +247,7 @@ impl Turn {
             Ok(options) => drop(self.options.send_replace(Arc::new(options))),
             Err(error) => tracing::error!("{}; the old one stays in force", chain(&error)),
         }
-        self.reloaded = true;
+        self.unwritten = Unwritten::All;
     }
 
     /// Brings `/config` into force when it has changed.
@@ -248,7 +257,7 @@ impl Turn {
         if self.drivers.take_dynamic(&cluster, patroni) {
             let before = self.world.settings.paused;
             self.apply_setup();
-            self.reloaded = true;
+            self.unwritten = Unwritten::All;
             self.say_pause(before, patroni);
         }
     }
@@ -300,11 +309,11 @@ impl Turn {
         self.stand(&decision);
         if !decision.actions.is_empty() {
             self.start(decision.actions.clone());
-        } else if self.reloaded
-            && let Some(role) = duties::configuration(self, &self.world.view(now, clock::wall()))
+        } else if let Some(files) =
+            duties::configuration(self, &self.world.view(now, clock::wall()))
         {
             self.batch_since = now;
-            self.batch = Some(executor::apart(duties::configure(self.drivers.clone(), role)));
+            self.batch = Some(executor::apart(duties::configure(self.drivers.clone(), files)));
         }
         self.last = Some(decision);
         self.set_pace();
