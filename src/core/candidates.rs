@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::cluster::Member;
-use super::health;
 use super::lsn::Lsn;
 use super::settings::SyncMode;
 use super::view::{PeerAnswer, View, position};
+use super::{failsafe, health, numbering};
 
 /// What a member without a leader should do about the vacancy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,20 +27,19 @@ pub const ANSWERS_FRESH: Duration = Duration::from_secs(5);
 /// to stay back (not in /sync, not fenceable), and nobody else clears the request.
 const CHOSEN_WAIT: Duration = Duration::from_secs(10);
 
+const THEY_FIRST: &str = "a failover to me was asked for, but etcd does not name me in /sync: waiting \
+                          for those that have every commit";
 const NOT_ALLOWED: &str = "following a different leader because I am not allowed to promote";
 const NOT_HEALTHIEST: &str = "following a different leader because i am not the healthiest node";
 
 /// May this standby take the vacant key?
 pub fn verdict(v: &View) -> Verdict {
-    if v.tags.nofailover || v.tags.failover_priority <= 0 {
+    if v.tags.nofailover {
         return Verdict::StayBack(NOT_ALLOWED.to_owned());
     }
     let Some(cluster) = v.cluster() else {
         return Verdict::StayBack("the cluster is not known".to_owned());
     };
-    if !named_in_sync(v, &v.name) {
-        return Verdict::StayBack(NOT_ALLOWED.to_owned());
-    }
     // A plan for tomorrow chooses nobody today.
     let request = cluster.failover.as_ref().map(|f| &f.value);
     let request = request.filter(|r| r.scheduled_at.is_none_or(|when| when <= v.wall));
@@ -48,6 +47,9 @@ pub fn verdict(v: &View) -> Verdict {
     let chosen = wanted == Some(&v.name);
     // A failover forces; a switchover whose leader died before it does not.
     let forced = chosen && request.is_some_and(|r| r.leader.is_none());
+    if !named_in_sync(v, &v.name) && !forced {
+        return Verdict::StayBack(NOT_ALLOWED.to_owned());
+    }
     if !forced && lags(v, cluster.status.optime) {
         return Verdict::StayBack(NOT_HEALTHIEST.to_owned());
     }
@@ -66,21 +68,65 @@ pub fn verdict(v: &View) -> Verdict {
         let why = why.join("; ");
         return Verdict::StayBack(format!("leaving the leader lock to a healthier member: {why}"));
     }
-    among_peers(v, wanted, chosen)
+    let believed = cluster.sync.as_ref().filter(|key| key.value.leader.is_some());
+    let believed = believed.filter(|_| v.settings.synchronous_mode != SyncMode::Off && !forced);
+    if let Some(timeline) = believed.and_then(|_| forgotten(v)) {
+        return Verdict::StayBack(format!(
+            "etcd does not know timeline {timeline}: it was restored from an older backup, and its \
+             key /sync may not name who has every commit; compare `pgvigilctl list`, then: \
+             pgvigilctl failover --candidate NAME --force"
+        ));
+    }
+    match among_peers(v, wanted, chosen) {
+        Verdict::Run => covered(v, forced),
+        verdict => verdict,
+    }
+}
+
+/// The key has been vacant for longer than this.
+fn vacant_for(v: &View, wait: Duration) -> bool {
+    v.memory.vacant_since.is_some_and(|at| v.now.since(at) > wait)
+}
+
+/// What `/sync` says of us, last: an operator's word stands above it, once everybody who has every
+/// commit for certain had time to take the key.
+fn covered(v: &View, forced: bool) -> Verdict {
+    let named = named_in_sync(v, &v.name);
+    match voted(v) {
+        Verdict::Run if named => Verdict::Run,
+        _ if forced && vacant_for(v, CHOSEN_WAIT * 2) => Verdict::Run,
+        _ if !named => Verdict::StayBack(THEY_FIRST.to_owned()),
+        verdict => verdict,
+    }
+}
+
+/// A timeline on which somebody stands and of which the store knows nothing. Each number is in the
+/// store before the promotion (`core::numbering`), so that the store was restored from a backup
+/// that is older than that promotion, and so is what it says of leaders and of `/sync`.
+pub fn forgotten(v: &View) -> Option<u32> {
+    let known = numbering::known(v.cluster()?)?;
+    let answers = v.peers.values().filter(|peer| peer.reachable).filter_map(|peer| peer.timeline);
+    let newest = answers.chain(v.probe().map(|probe| probe.timeline)).max();
+    newest.filter(|newest| *newest > known)
 }
 
 /// A member that may lead and, as far as we can see, will: who is unfit is passed over by the
 /// others, so that nobody would lead if nobody else could.
 fn somebody_fit(v: &View, optime: Option<Lsn>) -> bool {
-    let near = |peer: &PeerAnswer| match (optime, peer.position) {
+    v.peers.iter().any(|(name, peer)| {
+        let able = peer.reachable && peer.in_recovery && eligible(peer) && admitted(v, name);
+        able && near(v, optime, peer)
+    })
+}
+
+/// Not too far behind the last leader to lead.
+fn near(v: &View, optime: Option<Lsn>, peer: &PeerAnswer) -> bool {
+    match (optime, peer.position) {
         (Some(optime), Some(at)) => {
             optime.bytes_after(at) <= v.settings.maximum_lag_on_failover_bytes
         }
         _ => true,
-    };
-    v.peers.iter().any(|(name, peer)| {
-        peer.reachable && peer.in_recovery && eligible(peer) && near(peer) && named_in_sync(v, name)
-    })
+    }
 }
 
 fn lags(v: &View, optime: Option<Lsn>) -> bool {
@@ -93,33 +139,39 @@ fn lags(v: &View, optime: Option<Lsn>) -> bool {
 fn among_peers(v: &View, wanted: Option<&str>, chosen: bool) -> Verdict {
     let mine = v.position().unwrap_or_default();
     let timeline = v.probe().map_or(0, |p| p.timeline);
-    let quorum = quorum(v);
+    let voters = quorum(v) > 0;
+    let optime = v.cluster().and_then(|cluster| cluster.status.optime);
+    let waited = vacant_for(v, CHOSEN_WAIT);
     for (name, peer) in v.peers.iter().filter(|(_, p)| p.reachable) {
         if !peer.in_recovery {
             return Verdict::StayBack(format!("{NOT_HEALTHIEST} ({name} is a primary)"));
         }
-        if !named_in_sync(v, name) {
+        if !admitted(v, name) {
             // It may not lead: to wait for it, however far it is, would be to wait for ever.
             continue;
         }
-        let waited = v.memory.vacant_since.is_some_and(|at| v.now.since(at) > CHOSEN_WAIT);
         if wanted == Some(name) && eligible(peer) && !waited {
             return Verdict::StayBack(format!("waiting for the chosen candidate {name}"));
         }
-        if !eligible(peer) || chosen {
+        if !eligible(peer) || chosen || !near(v, optime, peer) {
             continue;
         }
         let theirs = (peer.timeline.unwrap_or(0), peer.position.unwrap_or_default());
         // Voters stand on one history, of which a standby without a stream may know the older
         // timeline only: were that to count, two could wait for each other.
-        let theirs = if quorum > 0 { (timeline, theirs.1) } else { theirs };
+        let theirs = if voters { (timeline, theirs.1) } else { theirs };
         let better = theirs > (timeline, mine)
             || (theirs == (timeline, mine) && peer.failover_priority > v.tags.failover_priority);
         if better {
             return Verdict::StayBack(NOT_HEALTHIEST.to_owned());
         }
     }
-    let votes = votes(v, mine);
+    Verdict::Run
+}
+
+fn voted(v: &View) -> Verdict {
+    let quorum = quorum(v);
+    let votes = votes(v, v.position().unwrap_or_default());
     if votes < quorum {
         let why = format!("{NOT_HEALTHIEST} ({votes} of {quorum} voters are not ahead of me)");
         return Verdict::StayBack(why);
@@ -156,8 +208,13 @@ fn named_in_sync(v: &View, name: &str) -> bool {
         || sync.is_none_or(|sync| sync.leader.is_none() || sync.contains(name))
 }
 
+/// The store lets this member take the key.
+fn admitted(v: &View, name: &str) -> bool {
+    named_in_sync(v, name) && failsafe::admits(v, name)
+}
+
 fn eligible(peer: &PeerAnswer) -> bool {
-    !peer.nofailover && peer.failover_priority > 0 && !peer.watchdog_failed && !peer.unfit
+    !peer.nofailover && !peer.watchdog_failed && !peer.unfit
 }
 
 /// Another member as the next leader, for people.
@@ -200,9 +257,7 @@ fn obstacles(
         all.push(format!("its PostgreSQL is not running but \"{}\"", member.state));
     }
     if member.tags.nofailover {
-        all.push("it has the tag nofailover".to_owned());
-    } else if member.tags.failover_priority <= 0 {
-        all.push(format!("its failover_priority is {}", member.tags.failover_priority));
+        all.push("it has the tag nofailover, or failover_priority 0".to_owned());
     }
     let sync = v.cluster().and_then(|c| c.sync.as_ref()).map(|key| &key.value);
     if v.settings.synchronous_mode != SyncMode::Off

@@ -110,8 +110,9 @@ impl Member {
 /// A member's tags with the meaning that decisions give them (Patroni's defaults).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tags {
+    /// Also where only `failover_priority` is given, and is 0 or less.
     pub nofailover: bool,
-    /// Greater wins among equally advanced candidates; 0 or less means `nofailover`.
+    /// Greater wins among equally advanced candidates.
     pub failover_priority: i64,
     pub nosync: bool,
     pub sync_priority: i64,

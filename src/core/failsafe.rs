@@ -177,6 +177,16 @@ pub fn promise(v: &View, plea: &Plea, campaigning: bool) -> Result<Bound, Refusa
     Ok(Bound { to: plea.name.clone(), until })
 }
 
+/// Whether `/failsafe`, if it names anybody, lets this member take a vacant key.
+pub fn admits(v: &View, name: &str) -> bool {
+    let Some(cluster) = v.cluster() else { return true };
+    // Patroni leaves the key when the mode is switched off, and then nobody obeys it. We would:
+    // a leader that is cut off may not know yet. Ours removes it.
+    let obeyed = v.settings.failsafe_mode || !pause::mixed(cluster);
+    let named = cluster.failsafe.as_ref().map(|key| &key.value).filter(|_| obeyed);
+    named.is_none_or(|named| named.is_empty() || named.contains_key(name))
+}
+
 /// Why this member may not take a vacant key, and how long that holds at least.
 pub fn bars(v: &View) -> Option<(String, Duration)> {
     let known = &v.store.failsafe;
@@ -184,19 +194,17 @@ pub fn bars(v: &View) -> Option<(String, Duration)> {
         let why = format!("leaving the leader lock to {}, which leads without etcd", bound.to);
         return Some((why, bound.until.since(v.now)));
     }
-    let cluster = v.cluster()?;
-    // Patroni leaves the key when the mode is switched off, and then nobody obeys it. We would:
-    // a leader that is cut off may not know yet. Ours removes it.
-    if !v.settings.failsafe_mode && pause::mixed(cluster) {
-        return None;
-    }
-    let named = &cluster.failsafe.as_ref().filter(|key| !key.value.is_empty())?.value;
-    if !named.contains_key(&v.name) {
+    if !admits(v, &v.name) {
         let why = "following a different leader because I am not allowed to promote: I am not \
                    named in the key /failsafe, and a leader without etcd would not have asked me \
                    (if nobody named there can come back, delete that key)";
         return Some((why.to_owned(), v.settings.loop_wait));
     }
+    let cluster = v.cluster()?;
+    if !v.settings.failsafe_mode && pause::mixed(cluster) {
+        return None;
+    }
+    let named = &cluster.failsafe.as_ref().filter(|key| !key.value.is_empty())?.value;
     // A found primary, frozen now, was leading: its former agent is bound to nobody.
     let until = known.started_at.plus(PROMISE_MAX);
     let alone = named.len() == 1 || v.guard.phase == Phase::Frozen;

@@ -12,7 +12,9 @@
 //! that it never saw (`Action::Promote`). Patroni does not write the key: of its promotions only
 //! what the members' documents say is known.
 
+use super::cluster::Cluster;
 use super::decision::Action;
+use super::rules::pause;
 use super::view::View;
 
 /// A number further ahead than this is taken for a document that somebody spoiled: each number
@@ -48,13 +50,21 @@ pub fn before_promotion(v: &View) -> Option<Numbering> {
 }
 
 /// A running primary whose timeline is newer than the store says: PostgreSQL found a number in the
-/// archive that nobody here knew, or the cluster was not ours when it was promoted.
+/// archive that nobody here knew, or the cluster was not ours when it was promoted, or is new.
 pub fn catch_up(v: &View) -> Option<Action> {
     let (tenure, mine) = (v.guard.tenure?, v.probe()?.timeline);
     let key = v.cluster()?.newest_timeline;
-    let known = key.map_or(1, |k| k.value.number.max(1));
+    let known = key.map_or(0, |k| k.value.number);
     let revision = key.map_or(0, |k| k.mod_revision);
     (mine > known).then_some(Action::WriteTimeline { tenure, revision, number: mine })
+}
+
+/// The greatest number that this store knows of. `None`: promotions that nobody wrote here are
+/// possible, by a Patroni or before the first leader that is a pgvigil.
+pub fn known(cluster: &Cluster) -> Option<u32> {
+    let given = cluster.newest_timeline.filter(|_| !pause::mixed(cluster))?.value.number;
+    let left = cluster.history.last().map_or(0, |entry| entry.timeline);
+    Some(given.max(left.saturating_add(1)))
 }
 
 fn newest_here(v: &View) -> Option<u32> {
@@ -99,6 +109,7 @@ mod tests {
     fn a_promotion_has_its_number_in_the_store_first() {
         let Tenure { mod_revision: ours, .. } = TENURE;
         let mut v = promoted();
+        v.edit(|c| c.newest_timeline = None);
         assert_eq!(decide(&v).actions, write(0, 2));
         // (what the store holds, by whom, what is done)
         let promote = |taken: &[u32]| vec![Action::Promote { taken: taken.to_vec() }];
@@ -133,5 +144,8 @@ mod tests {
         assert_eq!((d.rule, d.actions), ("leader.timeline", write(50, 3)));
         given(&mut v, 3, 3);
         assert_eq!(decide(&v).rule, "leader.steady");
+        // In a new cluster, too: a backup of its store shows that it is older than a promotion.
+        v.edit(|c| c.newest_timeline = None);
+        assert_eq!(decide(&v).actions, write(0, 3));
     }
 }

@@ -271,7 +271,7 @@ fn choose(v: &View, probe: &Probe, key: &SyncState, in_force: Option<&SyncNames>
 }
 
 fn promotable(member: &Member) -> bool {
-    !member.tags.nofailover && member.tags.failover_priority > 0
+    !member.tags.nofailover
 }
 
 /// The member, if it may be a synchronous standby at all.

@@ -255,6 +255,8 @@ fn a_voter_wins_only_when_enough_voters_are_not_ahead_of_it() {
         v.memory = Memory { vacant_since: Some(v.now), ..Memory::default() };
         let mut cluster = v.cluster().cloned().unwrap_or_default();
         cluster.leader = None;
+        // The store knows of every promotion.
+        cluster.newest_timeline.as_mut().expect("a number").value.number = 2;
         let state = SyncState { quorum, ..key(0b111, 0) };
         cluster.sync = Some(Keyed { value: state, mod_revision: 1 });
         let at = v.now;

@@ -79,7 +79,10 @@ fn tag(stage: &mut Stage, member: &str, name: &str, value: &str) -> Done {
         "nofailover" => tags.nofailover = value == "true",
         "nosync" => tags.nosync = value == "true",
         "clonefrom" => tags.clonefrom = value == "true",
-        "failover_priority" => tags.failover_priority = number(value)?,
+        "failover_priority" => {
+            tags.failover_priority = number(value)?;
+            tags.nofailover = tags.failover_priority <= 0;
+        }
         "replicatefrom" => tags.replicatefrom = Some(value.to_owned()),
         _ => return Err(format!("no tag '{name}' here")),
     }

@@ -161,10 +161,14 @@ fn draw_tags(prng: &mut Prng, members: usize) -> Vec<Tags> {
     let cascades = members > 2 && prng.per_mille(300);
     let ranks = prng.per_mille(200);
     (0..members)
-        .map(|m| Tags {
-            replicatefrom: (cascades && m > 1).then(|| name_of(m - 1)),
-            failover_priority: if ranks && m > 0 { prng.between(0, 3) as i64 } else { 1 },
-            ..Tags::default()
+        .map(|m| {
+            let failover_priority = if ranks && m > 0 { prng.between(0, 3) as i64 } else { 1 };
+            Tags {
+                replicatefrom: (cascades && m > 1).then(|| name_of(m - 1)),
+                failover_priority,
+                nofailover: failover_priority == 0,
+                ..Tags::default()
+            }
         })
         .collect()
 }

@@ -156,6 +156,20 @@ impl World {
         self.store_changed();
     }
 
+    /// An operator forces a failover to a member that does not have every commit by what `/sync`
+    /// says alone: commits may be lost, as the operator was told.
+    pub fn forced_past_sync(&self, name: &str) -> bool {
+        let store = self.store.cluster();
+        let named = store.sync.as_ref().is_none_or(|key| {
+            let leads = key.value.leader.as_deref() == Some(name);
+            leads || (key.value.contains(name) && key.value.quorum == 0)
+        });
+        let asked = store.failover.as_ref().is_some_and(|key| {
+            key.value.leader.is_none() && key.value.candidate.as_deref() == Some(name)
+        });
+        asked && !named
+    }
+
     /// What operators asked for and what has neither been done nor been given up.
     pub fn unfinished(&self) -> Option<String> {
         if let Some(key) = &self.store.cluster().failover

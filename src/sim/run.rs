@@ -237,7 +237,7 @@ impl World {
             let tags = &self.members[o].tags;
             let named = self.store.cluster().failsafe.as_ref();
             let named = named.is_none_or(|key| key.value.contains_key(&self.members[o].name));
-            tags.nofailover || tags.failover_priority <= 0 || !named
+            tags.nofailover || !named
         };
         let newest =
             end(m).unwrap_or(0).saturating_sub(self.settings().maximum_lag_on_failover_bytes);
@@ -248,7 +248,10 @@ impl World {
     fn has_leader(&self) -> bool {
         let Some(key) = &self.store.cluster().leader else { return false };
         self.find(&key.name).is_some_and(|m| {
-            self.server_moves(m) && self.members[m].server.as_ref().is_some_and(|s| s.writable())
+            // A server that goes on while its supervisor is gone may be about to be fenced.
+            matches!(self.phase(m), Phase::Leading | Phase::Paused)
+                && self.server_moves(m)
+                && self.members[m].server.as_ref().is_some_and(|s| s.writable())
         })
     }
 

@@ -182,7 +182,10 @@ impl World {
         while server.pending.front().is_some_and(|at| at.lsn <= limit) {
             done.extend(server.pending.pop_front());
         }
-        let doubtful = self.excused(m) == Some(RESTORED);
+        // By somebody who may acknowledge only under an excuse: whoever holds the key overrules it.
+        let doubtful = self.excused(m).is_some_and(|excuse| {
+            excuse == RESTORED || self.leader_name().as_ref() != Some(&self.members[m].name)
+        });
         for at in done {
             self.commits.push(Commit { at, lost: false, doubtful });
             self.checks.acknowledged(self.now);

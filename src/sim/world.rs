@@ -318,7 +318,9 @@ impl World {
         }
         let leader = self.store.cluster().leader.as_ref();
         let code = leader.map_or(0, |l| l.mod_revision as u64);
-        self.checks.leader_seen(leader.map(|l| (l.name.clone(), l.mod_revision)), self.now);
+        let leader = leader.map(|l| (l.name.clone(), l.mod_revision));
+        let forced = leader.as_ref().is_some_and(|(name, _)| self.forced_past_sync(name));
+        self.checks.leader_seen(leader, forced, self.now);
         if let Some(text) = self.checks.new_leader.take() {
             self.say(None, || text, code);
         }

@@ -83,7 +83,7 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// What can stand behind a `=`. An instant is an age: `2s` is two seconds ago.
+/// What can stand behind a `=`. An instant is an age: `2s` is two seconds ago, `+2s` ahead.
 pub trait Value: Sized {
     fn read(text: &str, now: Boot) -> Option<Self>;
 }
@@ -123,7 +123,11 @@ impl Value for Duration {
 
 impl Value for Boot {
     fn read(text: &str, now: Boot) -> Option<Boot> {
-        if text == "now" { Some(now) } else { Some(now.minus(Duration::read(text, now)?)) }
+        match text.strip_prefix('+') {
+            _ if text == "now" => Some(now),
+            Some(ahead) => Some(now.plus(Duration::read(ahead, now)?)),
+            None => Some(now.minus(Duration::read(text, now)?)),
+        }
     }
 }
 

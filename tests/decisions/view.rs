@@ -12,10 +12,12 @@ use pgvigil_core::core::cluster::{
 use pgvigil_core::core::database::{
     ControlData, ControlState, DataDir, Probe, WalReceiver, WalSender,
 };
+use pgvigil_core::core::decision::Upstream;
+use pgvigil_core::core::failsafe::Bound;
 use pgvigil_core::core::guard::Phase;
 use pgvigil_core::core::health::{Ailing, Illness, Place};
 use pgvigil_core::core::lsn::Lsn;
-use pgvigil_core::core::settings::{ReplicaMethod, Settings};
+use pgvigil_core::core::settings::{ReplicaMethod, Settings, StandbyCluster};
 use pgvigil_core::core::time::{Boot, Wall};
 use pgvigil_core::core::timeline::{History, Switch};
 use pgvigil_core::core::trust::Doubt;
@@ -179,10 +181,15 @@ fn conn_url(name: &str) -> String {
     format!("postgres://{name}:5432/postgres")
 }
 
+fn api_url(name: &str) -> String {
+    format!("http://{name}:8008/patroni")
+}
+
 fn member(name: &str) -> Member {
     Member {
         name: name.to_owned(),
         conn_url: conn_url(name),
+        api_url: api_url(name),
         state: "running".to_owned(),
         role: if name == NAMES[0] { "primary" } else { "replica" }.to_owned(),
         version: pgvigil_core::core::PATRONI_VERSION.to_owned(),
@@ -214,8 +221,13 @@ fn settings(s: &mut Settings, line: &mut Line) {
         ttl loop_wait retry_timeout maximum_lag_on_failover_bytes primary_start_timeout
         primary_stop_timeout synchronous_mode synchronous_mode_strict paused check_timeline
         use_pg_rewind remove_data_directory_on_rewind_failure
-        remove_data_directory_on_diverged_timelines freeze_max allow_unfenced
+        remove_data_directory_on_diverged_timelines freeze_max allow_unfenced failsafe_mode
     );
+    if let Some(far) = line.take::<String>("standby_cluster") {
+        let upstream = || Upstream { name: "remote".to_owned(), conn_url: far.clone() };
+        let section = || StandbyCluster { upstream: Some(upstream()), ..StandbyCluster::default() };
+        s.standby_cluster = (far != "no").then(section);
+    }
     if let Some(name) = line.take::<String>("method") {
         let (no_leader, keep_data) = (line.take("no_leader"), line.take("keep_data"));
         s.replica_methods = vec![ReplicaMethod {
@@ -240,6 +252,11 @@ fn store(store: &mut Store, line: &mut Line) {
     if let Some(since) = line.take("silent") {
         store.failing_since = since;
     }
+    fields!(line, store.failsafe, settled promised_at started_at);
+    if let Some(to) = line.take("bound") {
+        let until = line.take("until").unwrap_or(line.now);
+        store.failsafe.bound = Some(Bound { to, until });
+    }
     if let Some(why) = line.take::<String>("doubted") {
         store.doubt = Some(Doubt { why, since: Boot(0), cluster_id: 2 });
     }
@@ -258,6 +275,9 @@ fn guard(guard: &mut GuardView, line: &mut Line) {
     fields!(line, guard, phase tenure burned fenceable populated);
     if let Some(confirmed) = line.take("confirmed") {
         guard.sent_at = confirmed;
+    }
+    if let Some(deadline) = line.take("deadline") {
+        guard.deadline = deadline;
     }
 }
 
@@ -334,7 +354,7 @@ fn data(server: &mut Server, line: &mut Line) {
     } else if let Some(reason) = line.take("unusable") {
         server.data_dir = Some(DataDir::Unusable { reason });
     }
-    fields!(line, server, standby_signal promoting half_rewound bootstrapping);
+    fields!(line, server, standby_signal promoting half_rewound bootstrapping stay_down);
     fields!(line, server, running_pid shm_attached upstream);
     let state = line.take("state");
     if let Some(state) = state {
@@ -461,6 +481,12 @@ fn in_store(view: &mut View, subject: &str, line: &mut Line) {
         "initialize" => c.initialize = Initialize::Done(line.next()),
         "member" => in_members(c, line, revision),
         "status" => fields!(line, c.status, optime),
+        "failsafe" if absent => c.failsafe = None,
+        "failsafe" => {
+            let named: Vec<String> = line.take("members").unwrap_or_default();
+            let url = |name: String| (name.clone(), api_url(&name));
+            c.failsafe = keyed(named.into_iter().map(url).collect(), revision);
+        }
         "history" => {
             let timeline = line.next().parse().unwrap_or_else(|_| line.wrong("a timeline"));
             c.history.push(HistoryEntry { timeline, ..HistoryEntry::default() });

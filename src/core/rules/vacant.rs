@@ -166,8 +166,10 @@ fn race(v: &View) -> Option<Outcome> {
                    (vigil.allow_unfenced permits it)";
         return Some(withdraw(v, why.to_owned()));
     }
-    // Nobody led since we wrote the pause record: there is nobody to race against.
-    if v.settings.paused && matches!(pause::permission(v), Some(RecordIs::Ours { .. })) {
+    // Nobody led since we wrote the pause record: there is nobody to race against. Unless it is the
+    // record of a backup.
+    let ours = matches!(pause::permission(v), Some(RecordIs::Ours { .. }));
+    if v.settings.paused && ours && candidates::forgotten(v).is_none() {
         return Some(acquire(v, cluster, "taking the leader lock of the pause again".to_owned()));
     }
     match candidates::verdict(v) {
