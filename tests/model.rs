@@ -14,22 +14,37 @@
 //! lease may end. Renewals are sent and received at whole steps, everything else happens at any
 //! instant. The store's clock is as fast as ρ permits: a lease may end `T(1-ρ)` after its renewal
 //! has arrived.
+//!
+//! With a watchdog device nobody else fences: there is no sentinel, and whatever the supervisor has
+//! not done yet it may never do. A ping is two steps, the look at the age of its proof and the call
+//! into the kernel. What must happen is the reset, as late as the device may be.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use pgvigil_core::core::budget::{Budget, FENCE, SENTINEL};
+use pgvigil_core::core::budget::{Budget, Device, FENCE, Grade, SENTINEL, Wish};
 use pgvigil_core::core::cluster::Tenure;
 use pgvigil_core::core::guard::{Confirmation, Effect, Event, GroupState, Guard, Phase};
 use pgvigil_core::core::time::Boot;
 
 const TTL: Duration = Duration::from_secs(3);
+/// With a device, whose timeout is whole seconds: W 2 s, T1 1.4 s.
+const WATCHED_TTL: Duration = Duration::from_secs(5);
 const RHO_PPM: u32 = 10_000;
 const FREEZE_MAX: Duration = Duration::from_millis(1500);
 const STEP: Duration = Duration::from_secs(2);
 /// How far it looks: two leases of the old leader, and what comes after them.
 const HORIZON: Duration = Duration::from_secs(5);
+const WATCHED_HORIZON: Duration = Duration::from_secs(8);
+/// Fires when it should.
+const DEVICE: Device = Device {
+    min_s: 1,
+    max_s: 60,
+    factor_ppm: 1_000_000,
+    late: Duration::ZERO,
+    early: Duration::ZERO,
+};
 /// The member that leads at first, and the one that wants to.
 const OLD: usize = 0;
 const NEW: usize = 1;
@@ -51,6 +66,38 @@ enum Defect {
     ThawsLate,
     /// A group counts as empty as soon as its server was told to stop.
     EmptyTooEarly,
+    /// The device is pinged by a timer, whatever becomes of the lease.
+    PingsByTimer,
+    /// The device resets later than half of what a lease leaves.
+    ResetsTooLate,
+}
+
+/// What is played: the sentinel, or a watchdog device instead of it; and what is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Play {
+    watched: bool,
+    defect: Defect,
+}
+
+impl PartialEq<Defect> for Play {
+    fn eq(&self, defect: &Defect) -> bool {
+        self.defect == *defect
+    }
+}
+
+impl Play {
+    fn ttl(self) -> Duration {
+        if self.watched { WATCHED_TTL } else { TTL }
+    }
+
+    fn horizon(self) -> Duration {
+        if self.watched { WATCHED_HORIZON } else { HORIZON }
+    }
+
+    /// Somebody acts in the supervisor's place.
+    fn sentinel(self) -> bool {
+        !self.watched && self.defect != Defect::NoSentinel
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +127,8 @@ enum Renewal {
 enum Step {
     Effect(Effect),
     Become(Group),
+    /// The call that pings.
+    Ping,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -88,6 +137,10 @@ struct Member {
     steps: VecDeque<Step>,
     /// The deadline that the sentinel reads.
     page: Option<Boot>,
+    /// When the device resets the machine; `None`: it does not count.
+    fires: Option<Boot>,
+    /// The machine was reset.
+    gone: bool,
     group: Group,
     frozen: bool,
     renewal: Renewal,
@@ -110,30 +163,42 @@ struct World {
     key: Option<Key>,
 }
 
-fn budget(defect: Defect) -> Budget {
-    let mut budget = Budget::new(TTL, RHO_PPM).expect("a budget");
-    if defect == Defect::DeadlineTooLate {
+fn budget(play: Play, m: usize) -> Budget {
+    let plain = Budget::new(play.ttl(), RHO_PPM).expect("a budget");
+    let mut budget = plain;
+    if play.watched && m == OLD {
+        let election = Duration::from_secs(1);
+        let wish = Wish { grade: Some(Grade::A), margin_s: None, election, kept: true };
+        budget = Budget::watched(play.ttl(), RHO_PPM, &DEVICE, &wish).expect("a budget");
+    }
+    if play == Defect::DeadlineTooLate {
         budget.t1 = budget.exclusive;
+    }
+    if let (Some(watch), Defect::ResetsTooLate) = (&mut budget.watch, play.defect) {
+        watch.reset *= 2;
     }
     budget
 }
 
-fn confirmation(tenure: Tenure, sent_at: Boot) -> Event {
-    Event::Confirm(Confirmation { tenure, cluster_id: 1, raft_term: 1, sent_at, ttl: TTL })
+fn confirmation(play: Play, tenure: Tenure, sent_at: Boot) -> Event {
+    let ttl = play.ttl();
+    Event::Confirm(Confirmation { tenure, cluster_id: 1, raft_term: 1, sent_at, ttl })
 }
 
 impl Member {
-    fn new(defect: Defect) -> Member {
+    fn new(play: Play, m: usize) -> Member {
         let mut member = Member {
             guard: Guard::new(true),
             steps: VecDeque::new(),
             page: None,
+            fires: None,
+            gone: false,
             group: Group::Empty,
             frozen: false,
             renewal: Renewal::None,
             deleting: None,
         };
-        let budget = budget(defect);
+        let budget = budget(play, m);
         member.decide(Event::Configure { budget, freeze_max: FREEZE_MAX }, START);
         member
     }
@@ -147,14 +212,14 @@ impl Member {
     }
 
     /// The next of what the supervisor decided is done.
-    fn perform(&mut self, now: Boot, defect: Defect) {
+    fn perform(&mut self, now: Boot, play: Play) {
         let passed = self.page.is_some_and(|deadline| now >= deadline);
         match self.steps.pop_front() {
             Some(Step::Effect(Effect::Arm { deadline, .. })) => self.page = Some(deadline),
             Some(Step::Effect(Effect::Disarm)) => self.page = None,
             Some(Step::Effect(Effect::Freeze)) => self.frozen = self.group != Group::Empty,
             // After a stall the clock is looked at once more: see `supervisor::watch`.
-            Some(Step::Effect(Effect::Thaw)) if passed && defect != Defect::ThawsLate => {}
+            Some(Step::Effect(Effect::Thaw)) if passed && play != Defect::ThawsLate => {}
             Some(Step::Effect(Effect::Thaw | Effect::Clear)) => self.frozen = false,
             Some(Step::Effect(Effect::Kill)) => {
                 self.end();
@@ -169,7 +234,50 @@ impl Member {
                     self.group = group;
                 }
             }
-            Some(Step::Effect(_)) | None => {}
+            Some(Step::Effect(effect)) => self.command_device(effect, now),
+            Some(Step::Ping) => {
+                self.fires = self.reset_after(now);
+                self.decide(Event::Pinged { at: Some(now) }, now);
+            }
+            None => {}
+        }
+    }
+
+    fn command_device(&mut self, effect: Effect, now: Boot) {
+        match effect {
+            Effect::ArmDevice { .. } => {
+                self.fires = self.reset_after(now);
+                self.decide(Event::DeviceArmed { at: now }, now);
+            }
+            Effect::Ping { proof, .. } => {
+                let g = self.guard.budget().expect("configured").g;
+                if proof.is_some_and(|sent_at| now.since(sent_at) > g) {
+                    self.decide(Event::Pinged { at: None }, now);
+                } else {
+                    self.steps.push_front(Step::Ping);
+                }
+            }
+            Effect::DisarmDevice => self.fires = None,
+            _ => {}
+        }
+    }
+
+    fn reset_after(&self, now: Boot) -> Option<Boot> {
+        let watch = self.guard.budget().and_then(|budget| budget.watch)?;
+        Some(now.plus(watch.reset))
+    }
+
+    /// Nothing of what ran there runs any more.
+    fn reset(&mut self) {
+        self.end();
+        (self.fires, self.page, self.gone) = (None, None, true);
+        self.steps.clear();
+        (self.renewal, self.deleting) = (Renewal::None, None);
+    }
+
+    fn settle(&mut self, play: Play) {
+        while !self.steps.is_empty() {
+            self.perform(START, play);
         }
     }
 
@@ -182,10 +290,10 @@ impl Member {
     }
 
     /// What the supervisor would see of its group.
-    fn seen(&self, defect: Defect) -> GroupState {
+    fn seen(&self, play: Play) -> GroupState {
         let populated = match self.group {
             Group::Empty => false,
-            Group::Stopping => defect != Defect::EmptyTooEarly,
+            Group::Stopping => play != Defect::EmptyTooEarly,
             _ => true,
         };
         GroupState { populated, frozen: populated && self.frozen }
@@ -196,21 +304,24 @@ type Next = Vec<(&'static str, usize, World)>;
 
 impl World {
     /// The old member leads and is the primary; the new one is a standby, armed.
-    fn new(defect: Defect) -> World {
+    fn new(play: Play) -> World {
         let tenure = Tenure { lease_id: 1, mod_revision: 1 };
-        let mut members = [Member::new(defect), Member::new(defect)];
-        members[0].decide(Event::Campaign, START);
-        members[0].decide(confirmation(tenure, START), START);
-        members[0].decide(Event::StartPrimary, START);
-        members[1].decide(Event::StartStandby, START);
-        members[1].decide(Event::Campaign, START);
+        let mut members = [Member::new(play, OLD), Member::new(play, NEW)];
+        let led = [Event::Campaign, confirmation(play, tenure, START), Event::StartPrimary];
+        let waiting = [Event::StartStandby, Event::Campaign];
+        for event in led {
+            members[OLD].settle(play);
+            members[OLD].decide(event, START);
+        }
+        for event in waiting {
+            members[NEW].decide(event, START);
+        }
         for (member, group) in members.iter_mut().zip([Group::Primary, Group::Standby]) {
-            while !member.steps.is_empty() {
-                member.perform(START, defect);
-            }
+            member.settle(play);
             member.group = group;
         }
-        let until = START.plus(budget(defect).exclusive);
+        assert!(members[OLD].guard.permitted(), "the old leader leads");
+        let until = START.plus(budget(play, OLD).exclusive);
         World { now: START, members, key: Some(Key { owner: 0, tenure, until }) }
     }
 
@@ -227,7 +338,7 @@ impl World {
     }
 
     /// The next instant at which something new may happen; `None` while something is urgent.
-    fn later(&self, defect: Defect, end: Boot) -> Option<Boot> {
+    fn later(&self, play: Play, end: Boot) -> Option<Boot> {
         let steps = self.now.since(START).as_millis() / STEP.as_millis();
         let mut next = START.plus(STEP * (steps as u32 + 1)).min(end);
         let mut consider = |at: Boot| {
@@ -236,12 +347,18 @@ impl World {
             }
         };
         for member in &self.members {
+            if let Some(fires) = member.fires.filter(|_| play != Defect::PingsByTimer) {
+                if self.now >= fires {
+                    return None;
+                }
+                consider(fires);
+            }
             if let Some(deadline) = member.page {
                 consider(deadline);
                 consider(deadline.plus(SENTINEL));
                 let urgent = deadline.plus(SENTINEL + FENCE);
                 let unfenced = member.group != Group::Empty && !member.frozen;
-                if unfenced && defect != Defect::NoSentinel {
+                if unfenced && play.sentinel() {
                     if self.now >= urgent {
                         return None;
                     }
@@ -254,24 +371,24 @@ impl World {
     }
 
     /// Everything that can happen next.
-    fn next(&self, defect: Defect) -> Next {
+    fn next(&self, play: Play) -> Next {
         let mut all = Vec::new();
-        let end = START.plus(HORIZON);
-        if let Some(now) = self.later(defect, end) {
+        let end = START.plus(play.horizon());
+        if let Some(now) = self.later(play, end) {
             all.push(("time", 0, World { now, ..self.clone() }));
         }
         for m in 0..2 {
-            self.of_store(m, defect, &mut all);
-            if m == NEW {
+            self.of_store(m, play, &mut all);
+            if m == NEW || self.members[m].gone {
                 continue;
             }
-            self.of_kernel(m, defect, &mut all);
+            self.of_kernel(m, play, &mut all);
             if self.members[m].steps.is_empty() {
-                self.of_supervisor(m, defect, &mut all);
+                self.of_supervisor(m, play, &mut all);
             } else {
                 self.push(&mut all, "does", m, |w| {
                     let now = w.now;
-                    w.members[m].perform(now, defect);
+                    w.members[m].perform(now, play);
                 });
             }
         }
@@ -287,8 +404,11 @@ impl World {
     }
 
     /// What servers and the sentinel do by themselves.
-    fn of_kernel(&self, m: usize, defect: Defect, all: &mut Next) {
+    fn of_kernel(&self, m: usize, play: Play, all: &mut Next) {
         let member = &self.members[m];
+        if member.fires.is_some_and(|at| self.now >= at) && play != Defect::PingsByTimer {
+            self.push(all, "is reset", m, |w| w.members[m].reset());
+        }
         if member.group == Group::Empty {
             return;
         }
@@ -299,7 +419,7 @@ impl World {
             return;
         }
         let passed = member.page.is_some_and(|deadline| self.now >= deadline.plus(SENTINEL));
-        let due = passed && defect != Defect::NoSentinel;
+        let due = passed && play.sentinel();
         if due {
             self.push(all, "sentinel freezes", m, |w| w.members[m].frozen = true);
         }
@@ -316,16 +436,16 @@ impl World {
     }
 
     /// Messages arrive, leases end.
-    fn of_store(&self, m: usize, defect: Defect, all: &mut Next) {
+    fn of_store(&self, m: usize, play: Play, all: &mut Next) {
         let member = &self.members[m];
-        let exclusive = budget(Defect::None).exclusive;
+        let exclusive = budget(Play { defect: Defect::None, ..play }, NEW).exclusive;
         let owned = self.key.filter(|key| key.owner == m);
         if m == OLD && owned.is_some_and(|key| self.now >= key.until) {
             self.push(all, "loses its lease", m, |w| w.key = None);
         }
         let whole = self.now.since(START).as_millis().is_multiple_of(STEP.as_millis());
         match member.renewal {
-            Renewal::None if m == OLD && whole && owned.is_some() => {
+            Renewal::None if m == OLD && whole && owned.is_some() && !member.gone => {
                 self.push(all, "sends a renewal", m, |w| {
                     w.members[m].renewal = Renewal::Sent(w.now);
                 });
@@ -340,7 +460,7 @@ impl World {
             _ => {}
         }
         if m == NEW && self.key.is_none() {
-            self.push(all, "takes the key", m, |w| w.taken(exclusive, defect));
+            self.push(all, "takes the key", m, |w| w.taken(exclusive, play));
         }
         if let Some(tenure) = member.deleting {
             self.push(all, "deletes the key", m, |w| {
@@ -352,25 +472,25 @@ impl World {
 
     /// The new member's acquiring transaction arrives. It is as fast as can be, confirms and is
     /// promoted at once, since that is the worst for the old one.
-    fn taken(&mut self, exclusive: Duration, defect: Defect) {
+    fn taken(&mut self, exclusive: Duration, play: Play) {
         let now = self.now;
         let tenure = Tenure { lease_id: 2, mod_revision: 2 };
         self.key = Some(Key { owner: NEW, tenure, until: now.plus(exclusive) });
         let member = &mut self.members[NEW];
-        let confirmed = member.decide(confirmation(tenure, now), now);
+        let confirmed = member.decide(confirmation(play, tenure, now), now);
         let promoted = member.decide(Event::Promote, now);
         assert!(confirmed && promoted, "a candidate that has the key is permitted");
         while !member.steps.is_empty() {
-            member.perform(now, defect);
+            member.perform(now, play);
         }
         member.group = Group::Primary;
     }
 
     /// A supervisor that has nothing to do takes one event: a fact, or an order of its agent.
-    fn of_supervisor(&self, m: usize, defect: Defect, all: &mut Next) {
+    fn of_supervisor(&self, m: usize, play: Play, all: &mut Next) {
         let member = &self.members[m];
-        let seen = member.seen(defect);
-        let mut take = |what, event, then| self.take(all, m, what, event, then, defect);
+        let seen = member.seen(play);
+        let mut take = |what, event, then| self.take(all, m, what, event, then, play);
         if member.guard.wake_at().is_some_and(|at| at <= self.now) {
             take("ticks", Event::Tick, None);
         }
@@ -378,8 +498,8 @@ impl World {
             take("sees its group", Event::Group(seen), None);
         }
         if let Renewal::Confirms(at, tenure) = member.renewal {
-            let at = if defect == Defect::CountsFromAnswer { self.now } else { at };
-            take("confirms", confirmation(tenure, at), None);
+            let at = if play == Defect::CountsFromAnswer { self.now } else { at };
+            take("confirms", confirmation(play, tenure, at), None);
         }
         take("starts a primary", Event::StartPrimary, Some(Group::Starting));
         if member.group == Group::Primary {
@@ -402,14 +522,14 @@ impl World {
         what: &'static str,
         event: Event,
         then: Option<Group>,
-        defect: Defect,
+        play: Play,
     ) {
         self.push(all, what, m, |w| {
             let now = w.now;
             let member = &mut w.members[m];
             let granted = member.decide(event, now);
             match event {
-                Event::Release(tenure) if granted || defect == Defect::DeletesUnasked => {
+                Event::Release(tenure) if granted || play == Defect::DeletesUnasked => {
                     member.deleting = Some(tenure);
                 }
                 Event::Confirm(_) => member.renewal = Renewal::None,
@@ -458,15 +578,15 @@ struct Explored {
 }
 
 /// Breadth first, so that what is found is found in the fewest steps.
-fn explore(defect: Defect) -> Explored {
-    let first = World::new(defect);
+fn explore(play: Play) -> Explored {
+    let first = World::new(play);
     let mut known: HashMap<u128, (u128, &'static str, usize, Boot)> = HashMap::new();
     known.insert(first.fingerprint(), (0, "begins", 0, START));
     let mut queue = VecDeque::from([first]);
     let (mut steps, mut phases) = (0, Vec::new());
     while let Some(world) = queue.pop_front() {
         let from = world.fingerprint();
-        for (what, m, next) in world.next(defect) {
+        for (what, m, next) in world.next(play) {
             steps += 1;
             let change = (world.members[m].guard.phase(), next.members[m].guard.phase());
             if change.0 != change.1 && !phases.contains(&change) {
@@ -499,12 +619,16 @@ fn story(known: &HashMap<u128, (u128, &'static str, usize, Boot)>, last: u128) -
     lines
 }
 
-#[test]
-fn no_order_of_events_makes_two_primaries() {
-    let explored = explore(Defect::None);
+fn sound(watched: bool) {
+    let play = Play { watched, defect: Defect::None };
+    let explored = explore(play);
     println!(
-        "model: {} states, {} steps, {HORIZON:?}; guard: {:?}",
-        explored.states, explored.steps, explored.phases
+        "model{}: {} states, {} steps, {:?}; guard: {:?}",
+        if watched { " with a watchdog" } else { "" },
+        explored.states,
+        explored.steps,
+        play.horizon(),
+        explored.phases
     );
     if let Some((what, story)) = explored.broken {
         panic!("{what}:\n{}", story.join("\n"));
@@ -513,16 +637,28 @@ fn no_order_of_events_makes_two_primaries() {
 }
 
 #[test]
+fn no_order_of_events_makes_two_primaries() {
+    sound(false);
+}
+
+#[test]
+fn nor_does_any_with_a_watchdog_and_nobody_else_to_fence() {
+    sound(true);
+}
+
+#[test]
 fn every_defect_is_found() {
-    for defect in [
-        Defect::CountsFromAnswer,
-        Defect::DeletesUnasked,
-        Defect::NoSentinel,
-        Defect::DeadlineTooLate,
-        Defect::ThawsLate,
-        Defect::EmptyTooEarly,
+    for (watched, defect) in [
+        (false, Defect::CountsFromAnswer),
+        (false, Defect::DeletesUnasked),
+        (false, Defect::NoSentinel),
+        (false, Defect::DeadlineTooLate),
+        (false, Defect::ThawsLate),
+        (false, Defect::EmptyTooEarly),
+        (true, Defect::PingsByTimer),
+        (true, Defect::ResetsTooLate),
     ] {
-        let explored = explore(defect);
+        let explored = explore(Play { watched, defect });
         let Some((what, story)) = explored.broken else { panic!("{defect:?} was not found") };
         println!("{defect:?}: {what}, {} states\n{}", explored.states, story.join("\n"));
     }
