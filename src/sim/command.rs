@@ -26,6 +26,8 @@ pub const HELP: &str = "commands:
              volume MEMBER full|read-only|hangs SECONDS
   network:   cut A B SECONDS | cut A > B SECONDS | isolate MEMBER SECONDS
              (A and B: members, or store) | lag MEMBER on|off
+             late requests|answers MEMBER SECONDS LENGTH
+             (between it and the store, for so many seconds)
   store:     store refuses|silent SECONDS | store elects | store stale MEMBER SECONDS
              store backup | store restore
   clocks:    clock MEMBER steps SECONDS | clock MEMBER runs PPM SECONDS

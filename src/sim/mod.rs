@@ -37,7 +37,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 pub use run::{Report, Sum, Verdict, explore, play, play_with};
-pub use scenario::{Played, play as play_scenario};
+pub use scenario::{Played, play as play_scenario, play_with as play_scenario_with};
 
 const USAGE: &str = "usage: pgvigil sim --seed N | --seeds COUNT [--seed BASE] | SCENARIO.txt";
 

@@ -13,6 +13,7 @@ use super::defect::Defect;
 use super::engine::{Sim, Time};
 use super::fault;
 use super::invariant::{INVARIANTS, is_invariant};
+use super::operator::LONGEST_TTL;
 use super::postgres::Disk;
 use super::prng::Prng;
 use super::supervisor::Supervisor;
@@ -179,6 +180,8 @@ fn converge(sim: &Sim, events: &mut u64) -> Verdict {
     });
     let start = sim.now();
     let violated = |w: &World| !w.checks.violations.is_empty();
+    // What was under way ends first: leases run out, and devices that count reset their hosts.
+    advance(sim, start + LONGEST_TTL.as_nanos() as Time, events, violated);
     advance(sim, start + LEADER_WITHIN, events, |w| violated(w) || w.has_leader());
     if let Some(verdict) = broken(sim) {
         return verdict;
@@ -255,6 +258,15 @@ impl World {
         })
     }
 
+    /// A restored store gave one number to two histories: that is for people to see, who have one of
+    /// them copied anew.
+    fn twins(&self, a: usize, b: usize) -> bool {
+        let branch = |m: usize| self.members[m].disk.dir().map(|dir| dir.end.branch);
+        branch(a).zip(branch(b)).is_some_and(|(a, b)| {
+            self.restored && a != b && self.wal.number(a) == self.wal.number(b)
+        })
+    }
+
     /// One primary, and everybody else streams from it, directly or not.
     pub fn is_calm(&self) -> bool {
         let leader = self.store.cluster().leader.as_ref().and_then(|k| self.find(&k.name));
@@ -266,7 +278,11 @@ impl World {
                     && !self.members[m].supervisor.as_ref().is_some_and(Supervisor::works);
                 Some(m) == leader
                     || rubbish
-                    || self.members[m].server.as_ref().is_some_and(|s| s.recovery && s.streaming)
+                    || leader.is_some_and(|l| self.twins(l, m))
+                    || self.members[m]
+                        .server
+                        .as_ref()
+                        .is_some_and(|s| s.ready && s.recovery && s.streaming)
             })
     }
 }

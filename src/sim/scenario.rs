@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::command;
+use super::defect::Defect;
 use super::engine::{Sim, Time};
 use super::fault::Faults;
 use super::prng::Prng;
@@ -38,13 +39,18 @@ pub struct Stage {
 
 /// Plays a file. `Err`: a command that is none, with its line.
 pub fn play(text: &str) -> Result<Played, String> {
+    play_with(text, None)
+}
+
+/// The same with something wrong on purpose.
+pub fn play_with(text: &str, defect: Option<Defect>) -> Result<Played, String> {
     let plan = Plan {
         members: 3,
         tags: Vec::new(),
         settings: Settings { use_pg_rewind: true, ..Settings::default() },
         faults: Faults::default(),
         watchdog: None,
-        defect: None,
+        defect,
     };
     let (failures, answer) = (Vec::new(), String::new());
     let mut stage = Stage { plan, sim: None, events: 0, failures, answer };

@@ -1,5 +1,7 @@
 //! What a written scenario does to the cluster: faults by name, and operators.
 
+use std::time::Duration;
+
 use crate::core::health::Illness;
 
 use super::command::seconds;
@@ -15,7 +17,7 @@ pub fn strike(sim: &Sim, words: &[&str]) -> Result<Refusal, String> {
             programs(sim, words).map(Ok)
         }
         ["crash" | "boot" | "empty" | "volume" | "slow", ..] => hosts(sim, words).map(Ok),
-        ["cut", ..] | ["isolate", ..] | ["lag", ..] => network(sim, words).map(Ok),
+        ["cut" | "isolate" | "lag" | "late", ..] => network(sim, words).map(Ok),
         ["store", ..] => store(sim, words).map(Ok),
         ["clock", ..] => clocks(sim, words).map(Ok),
         _ => operators(sim, words),
@@ -138,6 +140,18 @@ fn network(sim: &Sim, words: &[&str]) -> Result<(), String> {
                 let all: Vec<(usize, usize)> =
                     (0..w.members.len()).chain([STORE]).flat_map(|o| [(m, o), (o, m)]).collect();
                 w.cut(&all, length);
+            });
+        }
+        ["late", what @ ("requests" | "answers"), name, by, length] => {
+            let (m, by, length) = (member(sim, name)?, seconds(by)?, seconds(length)?);
+            let requests = *what == "requests";
+            let set = move |w: &mut World, by| match requests {
+                true => w.members[m].requests_late = by,
+                false => w.members[m].answers_late = by,
+            };
+            sim.with(|w| {
+                set(w, by);
+                w.later(length, move |sim| sim.with(|w| set(w, Duration::ZERO)));
             });
         }
         ["lag", name, state @ ("on" | "off")] => {

@@ -89,6 +89,10 @@ impl World {
     /// systemd starts the unit.
     pub fn start_supervisor(&mut self, m: usize) {
         let member = &mut self.members[m];
+        if member.host == Host::Frozen {
+            // What would start it stands still, too.
+            return self.later(ms(500), move |sim| sim.with(|w| w.start_supervisor(m)));
+        }
         if member.host != Host::Up || member.supervisor.is_some() || !member.enabled {
             return;
         }

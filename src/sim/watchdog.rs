@@ -11,9 +11,9 @@ use super::engine::Time;
 use super::supervisor::RHO_PPM;
 use super::world::{Host, World, ms};
 
-/// One that fires between its timeout and 1 % later.
+/// One that fires between 50 ms before its timeout and 1 % and 0.1 s after it.
 pub const DEVICE: Device =
-    Device { min_s: 1, max_s: 600, factor_ppm: 1_010_000, late: ms(100), early: Duration::ZERO };
+    Device { min_s: 1, max_s: 600, factor_ppm: 1_010_000, late: ms(100), early: ms(50) };
 
 /// What a host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,11 +101,12 @@ impl World {
     /// It counts from now.
     fn wind(&mut self, m: usize, timeout: Duration) {
         let spare = timeout / 100 + DEVICE.late;
-        let late = self.some_ms(0, spare.as_millis() as u64);
-        let fires = self.now + (timeout + late).as_nanos() as Time;
+        let late = self.some_ms(0, (spare + DEVICE.early).as_millis() as u64);
+        let after = (timeout + late).saturating_sub(DEVICE.early);
+        let fires = self.now + after.as_nanos() as Time;
         self.members[m].dog.fires = Some(fires);
         self.members[m].dog.timeout = timeout;
-        self.later(timeout + late, move |sim| sim.with(|w| w.fire(m, fires)));
+        self.later(after, move |sim| sim.with(|w| w.fire(m, fires)));
     }
 
     fn fire(&mut self, m: usize, at: Time) {

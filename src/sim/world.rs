@@ -71,6 +71,9 @@ pub struct Member {
     pub generations: u32,
     /// A stopped leader of the store answers this member's renewals from memory until then.
     pub stale_store_until: Time,
+    /// Its requests to the store, and the answers, are that much longer on their way.
+    pub requests_late: Duration,
+    pub answers_late: Duration,
     /// It is wanted that this member runs.
     pub enabled: bool,
     /// After its next stop it is not started again before the end of the faults.
@@ -148,6 +151,8 @@ impl World {
                 pids: 100,
                 generations: 0,
                 stale_store_until: 0,
+                requests_late: Duration::ZERO,
+                answers_late: Duration::ZERO,
                 enabled: true,
                 stays_down: false,
                 removed: false,
@@ -270,7 +275,7 @@ impl World {
             }
             return;
         }
-        let delay = self.delay();
+        let delay = self.delay() + self.members[m].requests_late;
         self.later(delay, move |sim| sim.with(|w| w.arrive(m, request, slot)));
     }
 
@@ -289,7 +294,7 @@ impl World {
         };
         self.store_changed();
         if self.reaches(STORE, m) && !self.prng.per_mille(self.loss) {
-            let delay = self.delay();
+            let delay = self.delay() + self.members[m].answers_late;
             self.later(delay, move |sim| slot.put(sim, Ok(answer)));
         }
     }
