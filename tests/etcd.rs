@@ -1,12 +1,13 @@
 //! A real etcd on free loopback ports in a directory of its own, for as long as a value lives.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use crate::rig::free_port;
 
 /// A cluster of etcd members, killed and removed on drop.
 pub struct Etcd {
@@ -42,7 +43,7 @@ impl Etcd {
     }
 
     fn start_in(size: usize, directory: TempDir, tls: Option<Tls>) -> Etcd {
-        let ports = free_ports(size * 2);
+        let ports: Vec<u16> = (0..size * 2).map(|_| free_port()).collect();
         let (clients, peers) = ports.split_at(size);
         let scheme = if tls.is_some() { "https" } else { "http" };
         let client = |n: usize| format!("{scheme}://127.0.0.1:{}", clients[n]);
@@ -211,11 +212,4 @@ fn openssl(command: &str) {
     let output = Command::new("openssl").args(command.split(' ')).output();
     let output = output.expect("openssl runs (Debian: apt install openssl)");
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Ports that were free a moment ago.
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|l| l.local_addr().expect("an address").port()).collect()
 }

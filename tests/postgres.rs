@@ -19,6 +19,8 @@ use pgvigil::postgres::roles::{Role, Roles};
 use pgvigil::postgres::session::{Session, SessionError, Target};
 use pgvigil::postgres::{command, control, datadir, pidfile};
 
+use crate::rig::free_port;
+
 const WITHIN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -46,11 +48,6 @@ fn run(argv: &[String]) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{argv:?}: {}", text(&output.stderr));
     text(&output.stdout)
-}
-
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-    socket.local_addr().expect("address").port()
 }
 
 async fn until<T, F: Future<Output = Option<T>>>(

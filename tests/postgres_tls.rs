@@ -11,7 +11,7 @@ use pgvigil::postgres::session::{Session, SessionError, Target};
 
 use crate::lab::process::signal;
 use crate::lab::wait::wait_until;
-use crate::rig::{as_postgres, bin_dir, free_ports, make_directory, output};
+use crate::rig::{as_postgres, bin_dir, free_port, make_directory, output};
 
 /// libpq's options; a value with a dot is a file of the server's directory.
 type Options = [(&'static str, &'static str)];
@@ -68,7 +68,7 @@ impl Server {
         certificate(&directory, "db");
         certificate(&directory, "named");
         fs::write(data.join("pg_hba.conf"), HBA).unwrap();
-        let [port, _] = free_ports();
+        let port = free_port();
         let settings = [
             "listen_addresses=127.0.0.1".to_owned(),
             format!("unix_socket_directories={place}"),

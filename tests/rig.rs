@@ -1,10 +1,13 @@
 //! Members on free loopback ports in a directory of their own; ended by pid and removed on drop.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -47,7 +50,7 @@ impl Rig {
         if !directory.exists() {
             make_directory(&directory);
         }
-        let [rest, port] = free_ports();
+        let [rest, port] = [free_port(), free_port()];
         let (name, program) = (name.to_owned(), self.program());
         Member { name, directory, program, etcd: self.etcd.clone(), rest, port, child: None }
     }
@@ -316,10 +319,21 @@ fn postgres_user() -> (u32, u32) {
     (user.uid.as_raw(), user.gid.as_raw())
 }
 
-/// Ports that were free a moment ago.
-pub fn free_ports() -> [u16; 2] {
-    let listeners = [0, 0].map(|port| TcpListener::bind(("127.0.0.1", port)).expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("an address").port())
+/// Below those that the kernel gives to outgoing connections: a port of these is still free a
+/// second later.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+/// A port that is free now, and was not given before by this process.
+pub fn free_port() -> u16 {
+    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
+    // Another process that tests begins elsewhere.
+    let seed = || AtomicU32::new(RandomState::new().hash_one(0_u8) as u32);
+    let next = || {
+        let counted = NEXT.get_or_init(seed).fetch_add(1, Ordering::Relaxed);
+        PORTS.start + (counted % u32::from(PORTS.end - PORTS.start)) as u16
+    };
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(next).find(is_free).expect("a free port")
 }
 
 /// An executable shell script.

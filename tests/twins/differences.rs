@@ -28,7 +28,16 @@ pub const REST: &[Difference] = &[
         what: "`patroni_master` stands beside `patroni_primary`, with the same value",
         why: "rules and dashboards of Patroni 3 still ask for it",
         mend: |_, product, text| {
-            ours(product).and_then(|()| without_metrics(text, &["patroni_master"]))
+            ours(product).and_then(|()| mask::without_metrics(text, |n| n == "patroni_master"))
+        },
+    },
+    Difference {
+        id: "own metrics",
+        at: "`/metrics`",
+        what: "metrics that begin with `pgvigil_` stand last",
+        why: "what only pgvigil knows: the fence, the watchdog device, volumes",
+        mend: |_, product, text| {
+            ours(product).and_then(|()| mask::without_metrics(text, |n| n.starts_with("pgvigil_")))
         },
     },
     Difference {
@@ -39,9 +48,10 @@ pub const REST: &[Difference] = &[
         why: "Patroni has them after 4.1.5",
         mend: |_, product, text| {
             let names = ["failsafe_mode_enabled", "failsafe_member", "failover_priority"];
-            let names = names.map(|name| format!("patroni_{name}"));
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            ours(product).and_then(|()| without_metrics(text, &names))
+            let named = |metric: &str| {
+                metric.strip_prefix("patroni_").is_some_and(|name| names.contains(&name))
+            };
+            ours(product).and_then(|()| mask::without_metrics(text, named))
         },
     },
     Difference {
@@ -57,17 +67,6 @@ pub const REST: &[Difference] = &[
         },
     },
 ];
-
-/// Without the lines of these metrics; `None` if there are none.
-fn without_metrics(text: &str, names: &[&str]) -> Option<String> {
-    let of = |line: &&str| {
-        let line = line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ");
-        names.iter().any(|name| line.split([' ', '{']).next() == Some(name))
-    };
-    let kept: Vec<&str> = text.split('\n').filter(|line| !of(line)).collect();
-    let kept = kept.join("\n");
-    (kept != text).then_some(kept)
-}
 
 pub const COMMAND_LINE: &[Difference] = &[
     Difference {

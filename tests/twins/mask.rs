@@ -175,6 +175,23 @@ pub fn without_vigil(text: &str) -> Option<String> {
     Some(format!("{}{}", &text[..at], &text[at + end + 1..]))
 }
 
+/// Without the lines of these metrics; `None` if there are none.
+pub fn without_metrics(text: &str, named: impl Fn(&str) -> bool) -> Option<String> {
+    let of = |line: &&str| {
+        let line = line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ");
+        line.split([' ', '{']).next().is_some_and(&named)
+    };
+    let kept: Vec<&str> = text.split('\n').filter(|line| !of(line)).collect();
+    let kept = kept.join("\n");
+    (kept != text).then_some(kept)
+}
+
+/// Without what is ours alone, which changes from moment to moment.
+pub fn without_own(text: &str) -> String {
+    let text = without_vigil(text).unwrap_or_else(|| text.to_owned());
+    without_metrics(&text, |name| name.starts_with("pgvigil_")).unwrap_or(text)
+}
+
 #[test]
 fn only_what_must_differ_is_masked() {
     let text = "{\"name\": \"m1\", \"mem1\": \"m10\", \"host\": \"10.77.0.12\", \

@@ -154,7 +154,7 @@ fn settled(ask: impl Fn() -> String) -> String {
     wait_until("a settled answer", SOON, || {
         let_pass(Duration::from_millis(20));
         let now = ask();
-        let plain = |text: &str| mask::mask(&mask::without_vigil(text).unwrap_or(text.to_owned()));
+        let plain = |text: &str| mask::mask(&mask::without_own(text));
         let same = plain(&now) == plain(&last);
         last = now;
         same.then(|| last.clone())
