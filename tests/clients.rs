@@ -225,7 +225,9 @@ fn metrics_are_well_formed(lab: &Lab) {
         let said = lab.at_client(&command, &page);
         println!("clients: promtool on m{number}: {:?} {}", said.code, said.err.trim());
         // 3: it has advice on names, which are Patroni's.
-        assert!(matches!(said.code, Some(0 | 3)), "{said:?}");
+        let patronis =
+            said.err.lines().all(|l| l.starts_with("patroni_") && l.contains("\"_total\""));
+        assert!(matches!(said.code, Some(0 | 3)) && patronis, "{said:?}");
     }
 }
 

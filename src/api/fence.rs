@@ -78,7 +78,7 @@ pub fn metrics(fence: &Fence, labels: &str, now: Boot) -> String {
     let late: Vec<_> =
         fence.lateness.iter().flat_map(|all| quantiles.into_iter().zip(all.map(seconds))).collect();
     let help = "How much later than planned renewals of the leader lease are sent.";
-    metric("renewal_lateness_seconds", "gauge", help, &late);
+    metric("renewal_lateness_seconds", "summary", help, &late);
     bears_up(fence, &mut metric);
     if let Some((by, at)) = fence.last_reset {
         let label = format!(",by=\"{by}\"");
