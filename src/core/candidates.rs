@@ -289,7 +289,7 @@ pub fn successor(v: &View, wanted: Option<&str>) -> Option<String> {
     let cluster = v.cluster()?;
     let mine = match v.probe() {
         Some(probe) => position(probe),
-        None => v.control().map(|c| c.checkpoint_lsn),
+        None => v.control().map(|c| c.checkpoint_lsn).or(cluster.status.optime),
     };
     let sync = cluster.sync.as_ref().map(|s| &s.value).filter(|s| s.leader.is_some());
     let synchronous = v.settings.synchronous_mode != SyncMode::Off;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::core::candidates;
 use crate::core::cluster::Initialize;
+use crate::core::database::DataDir;
 use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::Action;
 use crate::core::failsafe;
@@ -196,13 +197,14 @@ const SOON: Duration = Duration::from_millis(20);
 fn hand_over(v: &View) -> Option<Outcome> {
     // The end that a restart means is clean; what follows may not be.
     let intended = v.memory.restarting && v.server.last_exit.is_none_or(|e| e.clean);
-    if !dead(v) || intended {
+    let nothing = nothing_to_start(v);
+    if !dead(v) || (intended && nothing.is_none()) {
         return None;
     }
     // Its volume would end the next start, too, and the next.
     let decided = v.memory.switchover.is_some() || health::may_hand_over(v);
     let ailing = v.health.volume.is_some() && decided;
-    let at_once = v.settings.primary_start_timeout.is_zero() || ailing;
+    let at_once = v.settings.primary_start_timeout.is_zero() || ailing || nothing.is_some();
     if !at_once && !overdue(v) && v.memory.crashes.len() < CRASHES_MAX {
         return None;
     }
@@ -212,18 +214,32 @@ fn hand_over(v: &View) -> Option<Outcome> {
     }
     candidates::successor(v, None)?;
     let tenure = v.guard.tenure?;
-    let why = "demoting self because PostgreSQL does not stay up and a candidate is healthy";
-    Some(Outcome::say(v, why).act(Action::Release { tenure }).remember(|m| {
-        m.demoted_because = Some(why.to_owned());
+    let because = nothing.unwrap_or("PostgreSQL does not stay up");
+    let why = format!("demoting self because {because} and a candidate is healthy");
+    Some(Outcome::say(v, why.clone()).act(Action::Release { tenure }).remember(|m| {
+        m.demoted_because = Some(why);
         // There is no note for the candidate to wait for.
         m.switchover = None;
     }))
 }
 
+/// Why no start can bring the server back: its data directory is lost. initdb's is not there yet.
+fn nothing_to_start(v: &View) -> Option<&str> {
+    match v.server.data_dir.as_ref().filter(|_| !v.server.bootstrapping)? {
+        DataDir::Cluster { .. } => None,
+        DataDir::Empty => Some("the data directory is empty"),
+        DataDir::Unusable { reason } => Some(reason),
+    }
+}
+
 fn start(v: &View) -> Option<Outcome> {
-    if !dead(v) || v.control().is_none() || v.settings.standby_cluster.is_some() {
+    if !dead(v) || v.settings.standby_cluster.is_some() {
         return None;
     }
+    if let Some(reason) = nothing_to_start(v) {
+        return Some(Outcome::say(v, format!("PostgreSQL cannot be started: {reason}")));
+    }
+    v.control()?;
     // Started as a primary it would go on on the old leader's timeline, which may have gone on
     // elsewhere: one number for two histories. Only a promotion makes a new one.
     if v.was_standby() {
