@@ -27,6 +27,7 @@ const PROMPTLY: Duration = Duration::from_secs(2);
 struct Server {
     address: SocketAddr,
     requests: mpsc::Receiver<Request>,
+    moves: watch::Sender<SocketAddr>,
     task: tokio::task::JoinHandle<()>,
     _snapshot: watch::Sender<Arc<Snapshot>>,
     _options: watch::Sender<Arc<Options>>,
@@ -69,9 +70,11 @@ async fn start(options: Options, limits: Limits) -> Server {
     let (snapshot_sender, snapshot) = watch::channel(Arc::new(leader()));
     let (options_sender, options) = watch::channel(Arc::new(options));
     let (sender, requests) = mpsc::channel(4);
-    let shared = Arc::new(Shared { snapshot, requests: sender, options, look: Arc::default() });
+    let (moves, moves_seen) = watch::channel(address);
+    let look = Arc::default();
+    let shared = Arc::new(Shared { snapshot, requests: sender, options, look, moves: moves_seen });
     let task = tokio::spawn(serve_within(listener, shared, limits));
-    Server { address, requests, task, _snapshot: snapshot_sender, _options: options_sender }
+    Server { address, requests, moves, task, _snapshot: snapshot_sender, _options: options_sender }
 }
 
 async fn usual() -> Server {
@@ -370,6 +373,52 @@ async fn garbage_is_refused_and_forgotten() {
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(bytes));
         assert_eq!(status(&promptly("health", ask(&server, "GET /", None)).await), "200");
     }
+}
+
+/// Listens there, as far as a connection can tell.
+async fn listens(address: SocketAddr) -> bool {
+    TcpStream::connect(address).await.is_ok()
+}
+
+async fn moved(from: SocketAddr, to: SocketAddr) {
+    let move_over = async {
+        while !listens(to).await || listens(from).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), move_over).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_listens_elsewhere_when_told() {
+    let mut server = usual().await;
+    let first = server.address;
+    let mut open = TcpStream::connect(first).await.unwrap();
+    // The same port on another address, which the first socket does not keep us from.
+    let second = SocketAddr::from((Ipv4Addr::new(127, 0, 1, 9), first.port()));
+    server.moves.send_replace(second);
+    moved(first, second).await;
+    // All addresses: the port is our own, and free only when the socket before is closed.
+    server.moves.send_replace(SocketAddr::from((Ipv4Addr::UNSPECIFIED, first.port())));
+    timeout(Duration::from_secs(10), async {
+        while !listens(first).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    server.moves.send_replace(second);
+    moved(first, second).await;
+    // Another program's: it stays where it is.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    server.moves.send_replace(other.local_addr().unwrap());
+    server.address = second;
+    assert!(ask(&server, "GET /health", None).await.starts_with("HTTP/1.1 200"));
+    // What was connected before is still served.
+    open.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]

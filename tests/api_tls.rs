@@ -1,6 +1,7 @@
 //! The REST API over TLS, with what administrators have: certificates that openssl made, and
 //! OpenSSL itself (curl) at the other end.
 
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +107,9 @@ async fn start(tls: RestTls) -> Server {
             let _ = request.reply.send(Reply::text(202, "reload scheduled"));
         }
     });
-    let shared = Shared { snapshot, requests, options: options_seen, look: Arc::default() };
+    let (_, moves) = watch::channel(SocketAddr::from(([0; 4], 0)));
+    let look = Arc::default();
+    let shared = Shared { snapshot, requests, options: options_seen, look, moves };
     let task = tokio::spawn(serve_within(listener, Arc::new(shared), Limits::default()));
     Server { port, options, task, _snapshot: snapshot_sender }
 }

@@ -146,7 +146,8 @@ async fn serve() -> Served {
             let _ = reply.send(answer(command, &known));
         }
     });
-    let shared = Arc::new(Shared { snapshot, requests, options, look: Arc::default() });
+    let (_, moves) = watch::channel(address);
+    let shared = Arc::new(Shared { snapshot, requests, options, look: Arc::default(), moves });
     let task = tokio::spawn(serve_within(listener, shared, Limits::default()));
     Served { address, task, _snapshot: sender, _options: options_sender }
 }

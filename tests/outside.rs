@@ -1,17 +1,19 @@
 //! What others see of a member: systemd's notify socket, Patroni's own command line.
 
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::etcd::Etcd;
 use crate::lab::process::signal;
 use crate::lab::pypi;
 use crate::lab::wait::{let_pass, wait_until};
-use crate::rig::{Rig, as_postgres, make_directory, output};
+use crate::rig::{Rig, as_postgres, free_port, make_directory, output};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -55,6 +57,59 @@ fn systemd_hears_ready_status_reload_and_stop() {
     signal(supervisor, Signal::SIGTERM);
     hear(&socket, &mut heard, "STOPPING=1");
     assert!(member.wait_exit(SOON).success());
+}
+
+#[test]
+fn the_rest_api_moves_with_a_reload() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut member = rig.member("m");
+    member.write(&member.config());
+    member.start();
+    member.wait_primary();
+    let before = member.rest;
+    member.rest = free_port();
+    member.write(&member.config());
+    signal(member.pid(), Signal::SIGHUP);
+    member.wait_primary();
+    let old = SocketAddr::from(([127, 0, 0, 1], before));
+    assert!(TcpStream::connect(old).is_err(), "it still listens on {old}");
+    // Members and ctl find it there.
+    wait_until("the new address in the member key", SOON, || {
+        let list = member.get("/cluster")?.json();
+        let url = list["members"][0]["api_url"].as_str()?.to_owned();
+        (url == format!("http://127.0.0.1:{}/patroni", member.rest)).then_some(())
+    });
+    assert!(!member.log().contains("ERROR"), "{}", member.log());
+}
+
+#[test]
+fn a_restart_that_nothing_can_come_of_is_answered() {
+    let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
+    let mut member = rig.member("m");
+    member.write(&member.config());
+    member.start();
+    let restart = || member.post("/restart", &json!({}));
+    wait_until("an answer", SOON, || {
+        restart().filter(|a| a.status == 503 && a.body.contains("the data directory is empty"))
+    });
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut member = rig.member("m");
+    member.write(&member.config());
+    member.start();
+    member.wait_primary();
+    assert_eq!(member.post("/restart", &json!({})).expect("an answer").status, 200);
+    let pid = std::fs::read_to_string(member.data().join("postmaster.pid")).expect("a pid");
+    let pid = pid.lines().next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    std::fs::remove_file(member.data().join("global/pg_control")).expect("removed");
+    signal(pid, Signal::SIGKILL);
+    let answer = wait_until("no server", SOON, || {
+        member.post("/restart", &json!({})).filter(|answer| answer.status != 200)
+    });
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.body.contains("restart failed: "), "{answer:?}");
+    assert!(answer.body.contains("pg_control"), "{answer:?}");
 }
 
 #[test]

@@ -78,8 +78,8 @@ fn spawn(reply: oneshot::Sender<Reply>, work: impl Future<Output = Reply> + Send
     tokio::spawn(async move { send(reply, work.await) });
 }
 
-/// Begun: until when the answer waits.
-fn ask_restart(turn: &mut Turn, snapshot: &Snapshot, body: &Value) -> Result<Option<Boot>, Reply> {
+/// Begun: until when the answer waits. Without a `timeout`, as long as a primary may take to start.
+fn ask_restart(turn: &mut Turn, snapshot: &Snapshot, body: &Value) -> Result<Boot, Reply> {
     let plan = restart::parse_restart(body, snapshot.settings.paused, clock::wall())?;
     if plan.schedule.is_some() {
         if turn.scheduled_restart.is_some() {
@@ -89,7 +89,8 @@ fn ask_restart(turn: &mut Turn, snapshot: &Snapshot, body: &Value) -> Result<Opt
         return Err(restart::scheduled());
     }
     begin_restart(turn, snapshot, &plan)?;
-    Ok(plan.timeout.map(|timeout| clock::boot().plus(timeout)))
+    let limit = plan.timeout.unwrap_or(turn.world.settings.primary_start_timeout);
+    Ok(clock::boot().plus(limit))
 }
 
 /// Turns a restart that is due into a wish, if its conditions hold.
@@ -107,6 +108,13 @@ pub fn begin_restart(
     }
     if snapshot.postmaster_alive && snapshot.probe.is_none() {
         return Err(restart::still_starting());
+    }
+    if !snapshot.postmaster_alive {
+        if let Some(reason) = turn.world.nothing_to_start() {
+            return Err(restart::failed(&reason));
+        }
+        // There is nothing to stop: the next start is the restart. In a pause a rule begins it.
+        turn.world.memory.restarting = !snapshot.settings.paused;
     }
     turn.world.wishes.restart = true;
     turn.wake_at = clock::boot();

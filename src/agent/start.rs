@@ -1,6 +1,7 @@
 //! From the command line to the running loop.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -267,7 +268,10 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
     let (requests, mut commands) = mpsc::channel(REQUESTS_MAX);
     let (options, options_seen) = watch::channel(options);
     let look = drivers.probe_now.clone();
-    let shared = Shared { snapshot: snapshot.subscribe(), requests, options: options_seen, look };
+    let (address, moves) = watch::channel(SocketAddr::from(([0; 4], 0)));
+    tokio::spawn(follow_listen(drivers.clone(), options_seen.clone(), address));
+    let snapshots = snapshot.subscribe();
+    let shared = Shared { snapshot: snapshots, requests, options: options_seen, look, moves };
     tokio::spawn(rest::serve(listener, Arc::new(shared)));
     let events = drivers.events.clone();
     tokio::spawn(async move {
@@ -320,6 +324,26 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
         callbacks: Callbacks::default(),
         told: Told::default(),
         checkpointed: None,
+    }
+}
+
+/// Tells the REST API when a reload has it listen elsewhere.
+async fn follow_listen(
+    drivers: Arc<Drivers>,
+    mut reloads: watch::Receiver<Arc<RestOptions>>,
+    address: watch::Sender<SocketAddr>,
+) {
+    let mut listen = drivers.setup().local.restapi.listen.clone();
+    while reloads.changed().await.is_ok() {
+        let wanted = drivers.setup().local.restapi.listen.clone();
+        if wanted == listen {
+            continue;
+        }
+        match rest::resolve(&wanted.host, wanted.port).await {
+            Ok(found) => drop(address.send_replace(found)),
+            Err(error) => tracing::error!("{}; the REST API stays where it is", chain(&error)),
+        }
+        listen = wanted;
     }
 }
 

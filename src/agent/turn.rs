@@ -99,8 +99,8 @@ pub enum Unwritten {
     AllButAccess,
 }
 
-/// A request that waits for a restart, and until when (`timeout`).
-pub type RestartWaiter = (oneshot::Sender<Reply>, Option<Boot>);
+/// A request that waits for a restart, and until when.
+pub type RestartWaiter = (oneshot::Sender<Reply>, Boot);
 
 /// Why the loop ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -332,10 +332,18 @@ impl Turn {
                 let _ = waiter.send(restart::done());
             }
         }
-        let late =
-            |waiter: &mut RestartWaiter| waiter.1.is_some_and(|until| clock::boot() >= until);
-        for (waiter, _) in self.restart_waiters.extract_if(.., late) {
-            let _ = waiter.send(restart::still_starting());
+        let now = clock::boot();
+        let lost = self.world.nothing_to_start().filter(|_| self.world.link.postmaster.is_none());
+        let over = |waiter: &mut RestartWaiter| lost.is_some() || now >= waiter.1;
+        for (waiter, _) in self.restart_waiters.extract_if(.., over) {
+            // What was not begun by now is not done later, unasked.
+            self.world.wishes.restart &= self.world.memory.restarting;
+            let why = self.last.as_ref().map(|decision| decision.why.as_str());
+            let _ = waiter.send(match (&lost, self.world.link.postmaster) {
+                (Some(reason), _) => restart::failed(reason),
+                (None, Some(_)) => restart::still_starting(),
+                (None, None) => restart::failed(why.unwrap_or_default()),
+            });
         }
         let due = |plan: &mut RestartPlan| plan.schedule.is_some_and(|at| at <= clock::wall());
         if let Some(plan) = self.scheduled_restart.take_if(due) {

@@ -136,9 +136,9 @@ pub fn still_starting() -> Reply {
     Reply::text(503, "postgres is still starting")
 }
 
-/// The server could not be started.
-pub fn failed() -> Reply {
-    Reply::text(503, "restart failed")
+/// The server could not be started; Patroni says no reason.
+pub fn failed(why: &str) -> Reply {
+    Reply::text(503, format!("restart failed: {why}"))
 }
 
 /// The answer to `DELETE /restart`.

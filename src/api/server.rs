@@ -38,6 +38,8 @@ pub struct Shared {
     pub options: watch::Receiver<Arc<Options>>,
     /// Asks for a fresh look at PostgreSQL; one look serves all who wait.
     pub look: Arc<Notify>,
+    /// Where to listen, when it is to be elsewhere. Open connections stay.
+    pub moves: watch::Receiver<SocketAddr>,
 }
 
 /// How much strangers may take.
@@ -81,24 +83,71 @@ pub enum BindError {
     Listen { address: SocketAddr, source: io::Error },
 }
 
-/// Listens on `host:port`. An empty host or `*` means every address of both families.
+/// Listens on `host:port`, see [`resolve`].
+///
+/// # Errors
+/// The name has no address, or the address cannot be had.
 pub async fn bind(host: &str, port: u16) -> Result<TcpListener, BindError> {
-    if !matches!(host, "" | "*") {
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let found = lookup_host((host, port)).await;
-        let error = |source| BindError::Resolve { host: host.to_owned(), source };
-        let address = found.map_err(error)?.next();
-        let none = || io::Error::other("the name has no address");
-        return listen(address.ok_or_else(none).map_err(error)?);
+    listen(resolve(host, port).await?)
+}
+
+/// The address of `host:port`. An empty host or `*` means every address of both families.
+///
+/// # Errors
+/// The name has no address.
+pub async fn resolve(host: &str, port: u16) -> Result<SocketAddr, BindError> {
+    if matches!(host, "" | "*") {
+        return Ok(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
     }
-    match listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let found = lookup_host((host, port)).await;
+    let error = |source| BindError::Resolve { host: host.to_owned(), source };
+    let address = found.map_err(error)?.next();
+    let none = || io::Error::other("the name has no address");
+    address.ok_or_else(none).map_err(error)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
+    match listen_on(address) {
         // A kernel without IPv6.
-        Err(BindError::Listen { .. }) => listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        Err(BindError::Listen { .. }) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            listen_on(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())))
+        }
         other => other,
     }
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
+/// Listens elsewhere; where that cannot be, on as before.
+async fn move_to(old: TcpListener, address: SocketAddr) -> TcpListener {
+    let before = old.local_addr();
+    let error = match (listen(address), before) {
+        (Ok(new), _) => return new,
+        // The same port on other addresses may be our own: free when the old socket is closed.
+        (Err(BindError::InUse { .. }), Ok(before)) if before.port() == address.port() => {
+            drop(old);
+            return move_on_port(before, address).await;
+        }
+        (Err(error), _) => error,
+    };
+    tracing::error!("{error}; the REST API stays where it is");
+    old
+}
+
+async fn move_on_port(before: SocketAddr, address: SocketAddr) -> TcpListener {
+    loop {
+        let error = match listen(address) {
+            Ok(new) => return new,
+            Err(error) => error,
+        };
+        if let Ok(old) = listen(before) {
+            tracing::error!("{error}; the REST API stays where it is");
+            return old;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn listen_on(address: SocketAddr) -> Result<TcpListener, BindError> {
     let open = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
@@ -120,7 +169,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 /// Serves until it is dropped, with other limits than the usual ones.
-pub async fn serve_within(listener: TcpListener, shared: Arc<Shared>, limits: Limits) {
+pub async fn serve_within(mut listener: TcpListener, shared: Arc<Shared>, limits: Limits) {
+    let mut moves = shared.moves.clone();
     let connections = Arc::new(Connections::default());
     let _close_all = CloseAll(connections.clone());
     let mut sweep = tokio::time::interval((limits.idle_max / 4).max(Duration::from_millis(1)));
@@ -142,6 +192,10 @@ pub async fn serve_within(listener: TcpListener, shared: Arc<Shared>, limits: Li
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
+            Ok(()) = moves.changed() => {
+                let address = *moves.borrow_and_update();
+                listener = move_to(listener, address).await;
+            }
             _ = sweep.tick() => connections.lock().close_idle_since(clock::boot(), limits.idle_max),
         }
     }
