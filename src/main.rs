@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use pgvigil::sys::{journal, kernel};
+use pgvigil::sys::{journal, kernel, process};
 use pgvigil::{agent, cli, config, leftover, sim, supervisor};
 
 /// PostgreSQL high availability: supervises a member of a cluster, as `patroni CONFIG` does.
@@ -97,6 +97,11 @@ fn main() {
     if name == "pgvigilctl" || name == "patronictl" {
         std::process::exit(cli::run(args));
     }
+    let unreadable = process::not_utf8("PATRONI");
+    if let Some(name) = unreadable {
+        eprintln!("error: {name}: the value of this environment variable is not UTF-8");
+        std::process::exit(1);
+    }
     let parsed = Pgvigil::parse_from(args);
     std::process::exit(match parsed.command {
         Some(Command::Ctl { args }) => cli::run(with_name("pgvigil ctl", args)),
@@ -128,7 +133,7 @@ fn with_name(name: &str, args: Vec<OsString>) -> Vec<OsString> {
 
 /// The variables that are configuration.
 fn environment() -> BTreeMap<String, String> {
-    std::env::vars().filter(|(name, _)| name.starts_with("PATRONI")).collect()
+    process::environment().filter(|(name, _)| name.starts_with("PATRONI")).collect()
 }
 
 type Printer = fn(Option<&Path>, &BTreeMap<String, String>, &mut dyn Write) -> std::io::Result<u8>;

@@ -1,8 +1,10 @@
 //! Wrong input: each mistake gets one clear line and exit code 1 or an HTTP 4xx, and nothing is
 //! lost. Real programs on loopback.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -32,6 +34,21 @@ fn a_configuration_that_cannot_be_read_is_refused_with_its_place() {
         assert!(log.contains(expected), "{text:?}: {log}");
         assert!(!member.data().exists());
     }
+}
+
+#[test]
+fn variables_that_are_not_text_are_left_alone_and_one_of_ours_is_refused() {
+    let rig = Rig::new(Vec::new());
+    let odd = OsStr::from_bytes(b"\xff");
+    let run = |name: &str| {
+        let mut command = as_postgres(&[&rig.program(), "check-config", "/nonexistent.yml"]);
+        output(command.env(name, odd))
+    };
+    let (code, text) = run("LESS_TERMCAP_mb");
+    assert!(code == Some(1) && text.contains("/nonexistent.yml"), "{code:?}: {text}");
+    let (code, text) = run("PATRONI_NAME");
+    let refusal = "error: PATRONI_NAME: the value of this environment variable is not UTF-8";
+    assert_eq!((code, text.trim()), (Some(1), refusal));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::config::CustomBootstrap;
-use crate::core::cluster::NewestTimeline;
+use crate::core::cluster::{Initialize, NewestTimeline};
 use crate::core::view::{View, Work};
 use crate::dcs::{Compare, Key, Write, documents};
 use crate::link::order::{Command, Order, PgSignal};
@@ -70,14 +70,20 @@ pub fn custom_under_way(setup: &Setup) -> Option<&CustomBootstrap> {
 }
 
 /// Gives the right to bootstrap back and keeps what initdb left for inspection.
-pub async fn abort(d: &Drivers, facts: &mut Vec<Fact>) -> Result<(), ActionError> {
+pub async fn abort(d: &Drivers, v: &View, facts: &mut Vec<Fact>) -> Result<(), ActionError> {
     let dir = d.setup().data_dir();
     if dir.exists() {
         let kept = datadir::move_aside(&dir)?;
-        tracing::error!("bootstrap failed; the data directory was renamed to {}", kept.display());
+        tracing::error!(
+            "the bootstrap came to nothing; the data directory was renamed to {}",
+            kept.display()
+        );
     }
-    commit(d, &[Compare::Value(Key::Initialize, String::new())], &[Write::Delete(Key::Initialize)])
-        .await?;
+    if let Some(lease) = v.store.lease {
+        // Only our own: another member may have the right by now.
+        let ours = Compare::Lease(Key::Initialize, lease.id);
+        commit(d, &[ours], &[Write::Delete(Key::Initialize)]).await?;
+    }
     facts.push(Fact::GiveUp("Failed to bootstrap cluster".to_owned()));
     Ok(())
 }
@@ -145,15 +151,27 @@ async fn publish(d: &Drivers, v: &View, with_config: bool) -> Result<(), ActionE
     let leader_mod_revision = tenure.mod_revision;
     let newest = NewestTimeline { number: control.timeline, leader_mod_revision };
     let mut writes = vec![
-        Write::Put(Key::Initialize, identifier, 0),
+        Write::Put(Key::Initialize, identifier.clone(), 0),
         Write::Put(Key::Timeline, documents::timeline_json(newest), 0),
     ];
     if with_config && v.cluster().is_none_or(|c| c.config.is_none()) {
         let document = documents::compact(&d.setup().dynamic);
         writes.push(Write::Put(Key::Config, document, 0));
     }
-    if !commit(d, &under(tenure), &writes).await? {
-        let text = "the leader key changed during the bootstrap".to_owned();
+    let unchanged = match v.cluster().map(|c| &c.initialize) {
+        None | Some(Initialize::Absent) => Compare::Absent(Key::Initialize),
+        Some(Initialize::InProgress { lease_id }) => Compare::Lease(Key::Initialize, *lease_id),
+        Some(Initialize::Done(id)) if *id == identifier => {
+            Compare::Value(Key::Initialize, id.clone())
+        }
+        Some(Initialize::Done(id)) => {
+            let text = format!("/initialize names another cluster: {id}, not {identifier}");
+            return Err(ActionError::Precondition(text));
+        }
+    };
+    let [revision, lease] = under(tenure);
+    if !commit(d, &[revision, lease, unchanged], &writes).await? {
+        let text = "the leader key or /initialize changed during the bootstrap".to_owned();
         return Err(ActionError::Precondition(text));
     }
     Ok(())

@@ -287,6 +287,6 @@ fn belongs(data_dir: &Path, initialize: &Initialize) -> bool {
     let Ok(control) = control::read(data_dir) else { return false };
     match initialize {
         Initialize::Done(expected) => control.system_identifier.to_string() == *expected,
-        Initialize::Absent | Initialize::InProgress => true,
+        Initialize::Absent | Initialize::InProgress { .. } => true,
     }
 }

@@ -171,7 +171,7 @@ async fn act(
             facts.push(Fact::Inspect);
         }
         Action::RaceInitialize => bootstrap::race(d, facts).await?,
-        Action::AbortBootstrap => bootstrap::abort(d, facts).await?,
+        Action::AbortBootstrap => bootstrap::abort(d, v, facts).await?,
         Action::FinishBootstrap => bootstrap::finish(d, v, facts).await?,
         Action::AdoptInitialize => bootstrap::adopt(d, v, facts).await?,
         Action::CreateReplica { method, from } => {

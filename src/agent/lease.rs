@@ -205,9 +205,10 @@ impl Leases {
     }
 
     async fn confirm_held(&self, held: &mut Held, within: Duration) -> Result<(), LeaseError> {
-        if held.next.is_some() {
-            self.settle(held, within).await?;
-        }
+        let next_at = match held.next {
+            Some(_) => self.settle(held, within).await?,
+            None => None,
+        };
         let Evidence { lease, raft_term, cluster_id } = self.renew_held(held, within).await?;
         let read = self.dcs.leader(within).await?;
         let key = read.key.filter(|key| key.lease_id == lease.id).ok_or(LeaseError::NotOurs)?;
@@ -215,7 +216,9 @@ impl Leases {
             return Err(LeaseError::TermChanged);
         }
         let tenure = Tenure { lease_id: lease.id, mod_revision: key.mod_revision };
-        let (sent_at, ttl) = (lease.renewed_at, lease.ttl);
+        // While the key may move to the other lease at any instant, both are needed.
+        let sent_at = next_at.map_or(lease.renewed_at, |at| at.min(lease.renewed_at));
+        let ttl = lease.ttl;
         let confirmation = Confirmation { tenure, cluster_id, raft_term, sent_at, ttl };
         self.supervisor.order(Order::Confirm(confirmation)).await?;
         self.jitter.lock().unwrap_or_else(PoisonError::into_inner).sent(sent_at);
@@ -272,9 +275,9 @@ impl Leases {
     }
 
     /// Which of the two leases does the leader key carry? The longer one comes into force here,
-    /// right before its confirmation.
-    async fn settle(&self, held: &mut Held, within: Duration) -> Result<(), LeaseError> {
-        let Some(next) = held.next else { return Ok(()) };
+    /// right before its confirmation. Not known yet: when the renewal of the next one was sent.
+    async fn settle(&self, held: &mut Held, within: Duration) -> Result<Option<Boot>, LeaseError> {
+        let Some(next) = held.next else { return Ok(None) };
         let alive = self.dcs.keep_alive(next.id, within).await?;
         let carried = self.dcs.leader(within).await?.key.map(|key| key.lease_id);
         if carried == Some(next.id) {
@@ -284,7 +287,7 @@ impl Leases {
             let kept = Held { next: None, ..*held };
             self.remember(held, kept).await?;
         }
-        Ok(())
+        Ok(held.next.and(alive).map(|renewed| renewed.sent_at))
     }
 
     async fn publish(&self, held: Held) {

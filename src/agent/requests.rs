@@ -78,6 +78,10 @@ fn spawn(reply: oneshot::Sender<Reply>, work: impl Future<Output = Reply> + Send
     tokio::spawn(async move { send(reply, work.await) });
 }
 
+/// Where `primary_start_timeout` is 0, its default: that asks for a failover at the first death of
+/// a primary, and says nothing of how long people wait.
+const RESTART_WITHIN: Duration = Duration::from_secs(300);
+
 /// Begun: until when the answer waits. Without a `timeout`, as long as a primary may take to start.
 fn ask_restart(turn: &mut Turn, snapshot: &Snapshot, body: &Value) -> Result<Boot, Reply> {
     let plan = restart::parse_restart(body, snapshot.settings.paused, clock::wall())?;
@@ -89,7 +93,8 @@ fn ask_restart(turn: &mut Turn, snapshot: &Snapshot, body: &Value) -> Result<Boo
         return Err(restart::scheduled());
     }
     begin_restart(turn, snapshot, &plan)?;
-    let limit = plan.timeout.unwrap_or(turn.world.settings.primary_start_timeout);
+    let usual = Some(turn.world.settings.primary_start_timeout).filter(|limit| !limit.is_zero());
+    let limit = plan.timeout.or(usual).unwrap_or(RESTART_WITHIN);
     Ok(clock::boot().plus(limit))
 }
 

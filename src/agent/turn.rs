@@ -15,6 +15,7 @@ use crate::core::decision::{Action, Decision};
 use crate::core::events;
 use crate::core::failsafe;
 use crate::core::guard::Phase;
+use crate::core::settings::SyncMode;
 use crate::core::slots::SlotMemory;
 use crate::core::time::Boot;
 use crate::core::view::View;
@@ -442,14 +443,32 @@ impl Turn {
         self.batch = Some(tokio::spawn(executor::carry_out(drivers, view, actions)));
     }
 
+    /// Names were put into force, and no answer shows that yet: until then `/sync` names nobody.
+    fn sync_is_young(&self) -> bool {
+        let set = self.world.memory.sync_names_set;
+        set.is_some_and(|at| clock::boot().since(at) < Duration::from_secs(2))
+    }
+
+    /// In synchronous mode the server's answers say who may be named.
+    fn sync_lacks_names(&self) -> bool {
+        let (settings, leads) = (&self.world.settings, self.world.link.phase == Phase::Leading);
+        let synchronous = leads && settings.synchronous_mode != SyncMode::Off;
+        self.world.cluster().filter(|_| synchronous).is_some_and(|cluster| {
+            let named = cluster.sync.as_ref().map_or(0, |key| key.value.standbys.len());
+            let wanted = settings.synchronous_node_count.max(1) as usize;
+            named < wanted.min(cluster.members.len().saturating_sub(1))
+        })
+    }
+
     /// Probes come often while something is under way, seldom while all is well.
     fn set_pace(&self) {
         let loop_wait = self.world.settings.loop_wait;
         let steady = self.last.as_ref().is_some_and(|d| d.rule.ends_with(".steady"));
         let seldom = (loop_wait / 2).clamp(Duration::from_millis(500), Duration::from_secs(5));
-        let pace = match steady {
+        let pace = match steady && !self.sync_is_young() {
             // Each question that a hung server does not answer costs it a connection.
             _ if self.world.silent() => Duration::from_secs(5),
+            true if self.sync_lacks_names() => seldom.min(Duration::from_secs(1)),
             true => seldom,
             false => Duration::from_millis(100),
         };

@@ -70,7 +70,7 @@ pub fn render(cluster: &Cluster, name: &str, extended: bool, layout: Layout) -> 
 fn identifier(initialize: &Initialize) -> &str {
     match initialize {
         Initialize::Absent => "uninitialized",
-        Initialize::InProgress => "initializing",
+        Initialize::InProgress { .. } => "initializing",
         Initialize::Done(identifier) => identifier,
     }
 }

@@ -27,8 +27,8 @@ pub const ANSWERS_FRESH: Duration = Duration::from_secs(5);
 /// to stay back (not in /sync, not fenceable), and nobody else clears the request.
 const CHOSEN_WAIT: Duration = Duration::from_secs(10);
 
-const THEY_FIRST: &str = "a failover to me was asked for, but etcd does not name me in /sync: waiting \
-                          for those that have every commit";
+const THEY_FIRST: &str = "a failover to me was asked for, but etcd does not name me in /sync: \
+                          waiting for those that have every commit";
 const NOT_ALLOWED: &str = "following a different leader because I am not allowed to promote";
 const NOT_HEALTHIEST: &str = "following a different leader because i am not the healthiest node";
 

@@ -55,8 +55,8 @@ pub enum Initialize {
     /// No key: nobody has bootstrapped this cluster.
     #[default]
     Absent,
-    /// An empty value: somebody is bootstrapping.
-    InProgress,
+    /// An empty value, on the lease of who is bootstrapping.
+    InProgress { lease_id: i64 },
     /// The system identifier of the cluster's databases.
     Done(String),
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::cloning::Cloning;
 use super::cluster::Initialize;
 use super::database::ControlState;
 use super::decision::{Action, Decision};
@@ -157,15 +158,22 @@ fn upkeep(view: &View) -> Memory {
         (true, since) => since,
         (false, _) => None,
     };
-    // The right to bootstrap ends with the bootstrap: who loses the data later copies it.
-    memory.bootstrap_won &=
-        !view.cluster().is_some_and(|c| matches!(c.initialize, Initialize::Done(_)));
+    // The right to bootstrap hangs on the lease, which outlives an agent and the race's answer. It
+    // ends with the bootstrap: who loses the data later copies it.
+    match view.cluster().map(|c| &c.initialize) {
+        Some(Initialize::InProgress { lease_id }) => {
+            memory.bootstrap_won |= view.store.lease.is_some_and(|l| l.id == *lease_id);
+        }
+        Some(Initialize::Done(_)) => memory.bootstrap_won = false,
+        Some(Initialize::Absent) | None => {}
+    }
     memory.crashes.retain(|at| view.now.since(*at) < view.settings.primary_start_timeout);
     if view.is_primary() && view.guard.phase == Phase::Leading {
         memory.starting_since = None;
         memory.demoted_because = None;
-        // Asked of the replica that it was then.
+        // Asked of the replica that it was then, and so was the copy that was to replace its data.
         memory.reinitializing = false;
+        memory.cloning = Cloning::default();
     }
     let shut_down = view.control().is_some_and(|c| {
         matches!(c.state, ControlState::ShutDown | ControlState::ShutDownInRecovery)

@@ -50,13 +50,18 @@ pub fn before_promotion(v: &View) -> Option<Numbering> {
 }
 
 /// A running primary whose timeline is newer than the store says: PostgreSQL found a number in the
-/// archive that nobody here knew, or the cluster was not ours when it was promoted, or is new.
+/// archive that nobody here knew, or the cluster was not ours when it was promoted, or is new. Or a
+/// member that says so: somebody promoted it by hand while there was a leader. That is no sign of a
+/// promotion that the store forgot, and must not look like one later (`candidates::forgotten`).
 pub fn catch_up(v: &View) -> Option<Action> {
     let (tenure, mine) = (v.guard.tenure?, v.probe()?.timeline);
-    let key = v.cluster()?.newest_timeline;
+    let cluster = v.cluster()?;
+    let told = cluster.members.values().filter_map(|member| member.timeline);
+    let number = told.filter(|told| *told <= mine.saturating_add(AHEAD_MAX)).fold(mine, u32::max);
+    let key = cluster.newest_timeline;
     let known = key.map_or(0, |k| k.value.number);
     let revision = key.map_or(0, |k| k.mod_revision);
-    (mine > known).then_some(Action::WriteTimeline { tenure, revision, number: mine })
+    (number > known).then_some(Action::WriteTimeline { tenure, revision, number })
 }
 
 /// The greatest number that this store knows of. `None`: promotions that nobody wrote here are
@@ -147,5 +152,11 @@ mod tests {
         // In a new cluster, too: a backup of its store shows that it is older than a promotion.
         v.edit(|c| c.newest_timeline = None);
         assert_eq!(decide(&v).actions, write(0, 3));
+        // A standby that somebody promoted by hand, while there is a leader.
+        given(&mut v, 3, 3);
+        v.edit(|c| c.members.get_mut("gamma").expect("gamma").timeline = Some(4));
+        assert_eq!(decide(&v).actions, write(50, 4));
+        v.edit(|c| c.members.get_mut("gamma").expect("gamma").timeline = Some(4_000_000_000));
+        assert_eq!(decide(&v).rule, "leader.steady");
     }
 }

@@ -185,8 +185,10 @@ async fn act_bootstrap(ctx: &Ctx, v: &View, action: Action) -> Done {
         }
         Action::RaceInitialize => {
             let lease = renew(ctx, v.settings.ttl, v.settings.retry_timeout).await?;
-            let write = Write::Initialize { value: Initialize::InProgress, lease_id: lease.id };
-            if commit(ctx, v, vec![Compare::InitializeAbsent], vec![write]).await? {
+            let value = Initialize::InProgress { lease_id: lease.id };
+            let write = Write::Initialize { value, lease_id: lease.id };
+            let nobody = Compare::Initialize(Initialize::Absent);
+            if commit(ctx, v, vec![nobody], vec![write]).await? {
                 ctx.agent(|a| a.memory.bootstrap_won = true);
             }
             Ok(ctx.read(v.settings.retry_timeout).await?)
@@ -194,31 +196,11 @@ async fn act_bootstrap(ctx: &Ctx, v: &View, action: Action) -> Done {
         Action::AbortBootstrap => {
             ctx.with(|w| w.members[ctx.m].disk = super::postgres::Disk::Empty);
             let write = Write::Initialize { value: Initialize::Absent, lease_id: 0 };
-            commit(ctx, v, vec![], vec![write]).await.map(drop)
+            let own = v.store.lease.map_or(0, |lease| lease.id);
+            let ours = Compare::Initialize(Initialize::InProgress { lease_id: own });
+            commit(ctx, v, vec![ours], vec![write]).await.map(drop)
         }
-        Action::FinishBootstrap | Action::AdoptInitialize => {
-            let (Some(control), Some(tenure)) = (v.control(), v.guard.tenure) else {
-                return Err(Failed::Precondition("neither identifier nor tenure is known"));
-            };
-            let value = Initialize::Done(control.system_identifier.to_string());
-            let leader_mod_revision = tenure.mod_revision;
-            let newest = NewestTimeline { number: control.timeline, leader_mod_revision };
-            let writes = vec![
-                Write::Initialize { value, lease_id: 0 },
-                Write::Timeline(newest),
-                Write::FirstConfig,
-            ];
-            if !commit(ctx, v, vec![under(tenure)], writes).await? {
-                return Err(Failed::Precondition("the leader key changed during the bootstrap"));
-            }
-            ctx.with(|w| {
-                if let Some(dir) = w.members[ctx.m].disk.dir_mut() {
-                    dir.bootstrapping = false;
-                }
-            });
-            ctx.agent(|a| a.inspection = None);
-            Ok(ctx.read(v.settings.retry_timeout).await?)
-        }
+        Action::FinishBootstrap | Action::AdoptInitialize => finish_bootstrap(ctx, v).await,
         write => {
             let result = write_store(ctx, v, write).await;
             // Whatever happened: look before deciding again.
@@ -226,6 +208,32 @@ async fn act_bootstrap(ctx: &Ctx, v: &View, action: Action) -> Done {
             result
         }
     }
+}
+
+async fn finish_bootstrap(ctx: &Ctx, v: &View) -> Done {
+    let (Some(control), Some(tenure)) = (v.control(), v.guard.tenure) else {
+        return Err(Failed::Precondition("neither identifier nor tenure is known"));
+    };
+    let value = Initialize::Done(control.system_identifier.to_string());
+    let leader_mod_revision = tenure.mod_revision;
+    let newest = NewestTimeline { number: control.timeline, leader_mod_revision };
+    let found = v.cluster().map(|c| c.initialize.clone()).unwrap_or_default();
+    if matches!(found, Initialize::Done(_)) && found != value {
+        return Err(Failed::Precondition("another cluster's identifier is there"));
+    }
+    let writes =
+        vec![Write::Initialize { value, lease_id: 0 }, Write::Timeline(newest), Write::FirstConfig];
+    let compares = vec![under(tenure), Compare::Initialize(found)];
+    if !commit(ctx, v, compares, writes).await? {
+        return Err(Failed::Precondition("the keys changed during the bootstrap"));
+    }
+    ctx.with(|w| {
+        if let Some(dir) = w.members[ctx.m].disk.dir_mut() {
+            dir.bootstrapping = false;
+        }
+    });
+    ctx.agent(|a| a.inspection = None);
+    Ok(ctx.read(v.settings.retry_timeout).await?)
 }
 
 async fn promote(ctx: &Ctx, v: &View, taken: &[u32]) -> Done {

@@ -114,9 +114,10 @@ pub async fn confirm(ctx: &Ctx, within: Duration) -> Done {
 }
 
 async fn confirm_held(ctx: &Ctx, lock: &LeaseLock, within: Duration) -> Done {
-    if lock.held().next.is_some() {
-        settle(ctx, lock, within).await?;
-    }
+    let next_at = match lock.held().next {
+        Some(_) => settle(ctx, lock, within).await?,
+        None => None,
+    };
     let (mut lease, term, cluster) = renew_held(ctx, lock, within).await?;
     if ctx.with(|w| w.flawed(Defect::DoesNotRead))
         && let Some(known) = ctx.with(|w| w.lease_of(ctx.m))
@@ -136,7 +137,8 @@ async fn confirm_held(ctx: &Ctx, lock: &LeaseLock, within: Duration) -> Done {
         lease.renewed_at = ctx.local();
     }
     let tenure = Tenure { lease_id: lease.id, mod_revision: key.mod_revision };
-    let (sent_at, ttl) = (lease.renewed_at, lease.ttl);
+    let sent_at = next_at.map_or(lease.renewed_at, |at| at.min(lease.renewed_at));
+    let ttl = lease.ttl;
     let confirmation = Confirmation { tenure, cluster_id, raft_term: term, sent_at, ttl };
     order(ctx, Order::Guard(Event::Confirm(confirmation))).await
 }
@@ -215,8 +217,9 @@ pub async fn armed(ctx: &Ctx) -> Done {
 }
 
 /// Which of the two leases does the leader key carry?
-async fn settle(ctx: &Ctx, lock: &LeaseLock, within: Duration) -> Done {
-    let Some(next) = lock.held().next else { return Ok(()) };
+async fn settle(ctx: &Ctx, lock: &LeaseLock, within: Duration) -> Result<Option<Boot>, Failed> {
+    let Some(next) = lock.held().next else { return Ok(None) };
+    let sent_at = ctx.local();
     let answer = ctx.call(Request::KeepAlive(next.id), within).await?;
     let Answer::Renewed { alive, .. } = answer else { return Err(Failed::NotOurs) };
     let Answer::Leader { key, .. } = ctx.call(Request::Leader, within).await? else {
@@ -228,7 +231,7 @@ async fn settle(ctx: &Ctx, lock: &LeaseLock, within: Duration) -> Done {
         let kept = Held { next: None, ..lock.held() };
         remember(ctx, lock, kept).await?;
     }
-    Ok(())
+    Ok(lock.held().next.filter(|_| alive).map(|_| sent_at))
 }
 
 /// The lease is one thing: one renewal at a time.

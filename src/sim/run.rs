@@ -258,8 +258,8 @@ impl World {
         })
     }
 
-    /// A restored store gave one number to two histories: that is for people to see, who have one of
-    /// them copied anew.
+    /// A restored store gave one number to two histories: that is for people to see, who have one
+    /// of them copied anew.
     fn twins(&self, a: usize, b: usize) -> bool {
         let branch = |m: usize| self.members[m].disk.dir().map(|dir| dir.end.branch);
         branch(a).zip(branch(b)).is_some_and(|(a, b)| {

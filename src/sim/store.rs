@@ -23,7 +23,7 @@ pub enum Compare {
     HandoverRevision(i64),
     /// 0: absent.
     SyncRevision(i64),
-    InitializeAbsent,
+    Initialize(Initialize),
     FailoverRevision(i64),
     /// 0: absent.
     TimelineRevision(i64),
@@ -266,7 +266,7 @@ impl Store {
                 revision(c.handover.as_ref().map(|k| k.mod_revision)) == *r
             }
             Compare::SyncRevision(r) => revision(c.sync.as_ref().map(|k| k.mod_revision)) == *r,
-            Compare::InitializeAbsent => c.initialize == Initialize::Absent,
+            Compare::Initialize(value) => c.initialize == *value,
             Compare::FailoverRevision(r) => {
                 revision(c.failover.as_ref().map(|k| k.mod_revision)) == *r
             }

@@ -35,7 +35,7 @@ pub struct Agents {
     current: Option<Agent>,
     /// Begins with the milliseconds since the boot, so that no two supervisors number their agents
     /// alike: a job's id, which holds its agent's number, means one job only.
-    generation: u32,
+    pub generation: u32,
     next_at: Boot,
     backoff: Duration,
 }
@@ -118,8 +118,10 @@ impl Supervisor {
             (link::LINK_FD.into(), LINK_NUMBER.to_string()),
             (link::GENERATION.into(), self.agents.generation.to_string()),
         ];
-        let configuration = std::env::vars().filter(|(name, _)| name.starts_with("PATRONI"));
-        let env = own.into_iter().chain(configuration).collect();
+        let env = own
+            .into_iter()
+            .chain(process::environment().filter(|(name, _)| name.starts_with("PATRONI")))
+            .collect();
         let command = Command { argv: self.options.agent.clone(), env, ..Command::default() };
         let prepared = Prepared::new(&command).map_err(io::Error::other)?;
         let group = self.groups.as_ref().map(|groups| groups.agent.dir());

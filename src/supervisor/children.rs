@@ -74,7 +74,7 @@ impl Prepared {
         if !command.argv.first().is_some_and(|program| program.starts_with('/')) {
             return Err("a command begins with an absolute path".into());
         }
-        let inherited = std::env::vars().filter(|(name, _)| {
+        let inherited = process::environment().filter(|(name, _)| {
             !NOT_INHERITED.iter().any(|prefix| name.starts_with(prefix))
                 && !command.env.iter().any(|(added, _)| added == name)
         });

@@ -179,6 +179,8 @@ impl Supervisor {
             if let (Some(child), false) = (&child, in_place) {
                 process::signal_all(child, libc::SIGKILL);
             }
+            // The clock that generations begin with wraps after 49 days.
+            self.agents.generation = self.agents.generation.max((id >> 32) as u32);
             self.children.jobs.push(JobRun {
                 id,
                 kind: if data == 1 { JobKind::Data } else { JobKind::Script },

@@ -1,6 +1,6 @@
 //! Starting, signalling and reaping processes.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -317,6 +317,19 @@ pub fn without_signals<T>(body: impl FnOnce() -> T) -> io::Result<T> {
     let result = body();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     Ok(result)
+}
+
+/// Our environment, without variables that are not UTF-8: the operator's shell may have any, and
+/// nothing of ours or of PostgreSQL's needs them.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)))
+}
+
+/// The first variable with this prefix that [`environment`] leaves out.
+pub fn not_utf8(prefix: &str) -> Option<String> {
+    let lost = |(n, v): &(OsString, OsString)| n.to_str().is_none() || v.to_str().is_none();
+    let names = std::env::vars_os().filter(lost).map(|(n, _)| n.to_string_lossy().into_owned());
+    names.into_iter().find(|name| name.starts_with(prefix))
 }
 
 /// The name that `ps` shows (15 bytes).

@@ -477,7 +477,10 @@ fn in_store(view: &mut View, subject: &str, line: &mut Line) {
     match subject {
         "key" => c.leader = (!absent).then(|| key(line, revision)),
         "initialize" if absent => c.initialize = Initialize::Absent,
-        "initialize" if line.is("begun") => c.initialize = Initialize::InProgress,
+        "initialize" if line.is("begun") => {
+            let lease_id = line.take("lease").unwrap_or_default();
+            c.initialize = Initialize::InProgress { lease_id };
+        }
         "initialize" => c.initialize = Initialize::Done(line.next()),
         "member" => in_members(c, line, revision),
         "status" => fields!(line, c.status, optime),

@@ -118,12 +118,12 @@ pub fn all_stopped(cluster: &mut Cluster) -> Row {
 /// systemd does not start it again in time. Without the duplicate of the descriptor in systemd's
 /// store its end would be one more ping.
 pub fn supervisor_gone(cluster: &mut Cluster) -> Row {
+    let unit = "/run/systemd/system/pgvigil.service.d";
+    cluster.guest(cluster.leader()).run(&format!(
+        "mkdir -p {unit}; printf '[Service]\\nRestartSec=600\\n' >{unit}/late.conf; \
+         systemctl daemon-reload"
+    ));
     must_be_bitten(cluster, |guest| {
-        let unit = "/run/systemd/system/pgvigil.service.d";
-        guest.run(&format!(
-            "mkdir -p {unit}; printf '[Service]\\nRestartSec=600\\n' >{unit}/late.conf; \
-             systemctl daemon-reload"
-        ));
         guest.run(&format!("kill -KILL {}", pids("supervisor")));
     })
 }

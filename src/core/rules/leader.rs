@@ -354,7 +354,7 @@ fn finish_bootstrap(v: &View) -> Option<Outcome> {
 }
 
 fn adopt(v: &View) -> Option<Outcome> {
-    let unnamed = matches!(v.cluster()?.initialize, Initialize::Absent | Initialize::InProgress);
+    let unnamed = !matches!(v.cluster()?.initialize, Initialize::Done(_));
     (running(v) && unnamed)
         .then(|| Outcome::say(v, "acquired session lock as a leader").act(Action::AdoptInitialize))
 }

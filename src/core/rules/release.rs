@@ -62,7 +62,7 @@ pub const RULES: &[Rule] = &[
 ];
 
 fn key(v: &View) -> Option<Outcome> {
-    let tenure = v.burned_key()?;
+    let tenure = v.burned_key().filter(|_| !nobody_to_tell(v))?;
     let waits = v.memory.switchover.as_ref().is_some_and(|s| {
         let vigil = v.cluster().and_then(|c| c.members.get(&s.to)).is_some_and(|m| m.vigil);
         let since = v.memory.handover_since.unwrap_or(v.now);
@@ -80,6 +80,14 @@ fn key(v: &View) -> Option<Outcome> {
             .act(Action::DeleteLeader { tenure })
             .remember(|m| m.handover_since = None),
     )
+}
+
+/// A stop that is complete does not wait for a store that has been silent for longer than any
+/// request waits: nothing of ours acknowledges any more, and the key ends with its lease.
+fn nobody_to_tell(v: &View) -> bool {
+    let left = v.server.postmaster.is_some() || v.guard.populated || v.server.shm_attached;
+    let silent = v.store.failing_since.map(|since| v.now.since(since));
+    v.wishes.stop && !left && silent.is_some_and(|for_| for_ > v.settings.retry_timeout)
 }
 
 /// The end of a demotion that we ordered: a stop for good or a switchover.
@@ -221,7 +229,8 @@ fn done(v: &View) -> Option<Outcome> {
     }
     let tenure = v.guard.tenure.filter(|t| v.guard.burned != Some(*t));
     // A fence ended the tenure before the key.
-    match tenure.filter(|_| v.holds_key()).or(v.reclaimable()) {
+    let given_up = tenure.filter(|_| v.holds_key()).or(v.reclaimable());
+    match given_up.filter(|_| !nobody_to_tell(v)) {
         // Crashed rather than shut down: nothing acknowledges any more, the key may go.
         Some(tenure) => {
             Some(Outcome::say(v, "giving the leader lock up").act(Action::Release { tenure }))

@@ -244,8 +244,11 @@ fn identity(v: &View) -> Option<Outcome> {
     let mine = v.control()?.system_identifier.to_string();
     // Who holds the key did not lose its data because somebody wrote `/initialize`: it goes on and
     // says so (`leader.steady`).
-    if mine == *expected || v.server.bootstrapping || v.holds_key() {
+    if mine == *expected || v.holds_key() {
         return None;
+    }
+    if v.server.bootstrapping {
+        return overtaken(v, expected);
     }
     let reason = format!(
         "system ID mismatch, node {} belongs to a different cluster: {expected} != {mine}",
@@ -255,6 +258,22 @@ fn identity(v: &View) -> Option<Outcome> {
         return Some(Outcome::say(v, reason).act(Action::StopFast));
     }
     Some(Outcome::say(v, reason.clone()).act(Action::GiveUp { reason }))
+}
+
+/// Another member has bootstrapped while our own attempt was interrupted. Nobody relies on what that
+/// left; it is kept beside its place, which is free for a copy.
+fn overtaken(v: &View, cluster: &str) -> Option<Outcome> {
+    if v.job.is_some_and(|job| job.succeeded.is_none()) {
+        return None;
+    }
+    let out = Outcome::say(v, format!("cluster {cluster} was bootstrapped instead of ours"));
+    if v.server.postmaster.is_some() {
+        return Some(out.act(Action::StopFast));
+    }
+    if v.guard.populated || v.server.shm_attached {
+        return Some(out.wake(Duration::from_millis(100)));
+    }
+    Some(out.act(Action::AbortBootstrap))
 }
 
 fn running(v: &View) -> Option<Outcome> {

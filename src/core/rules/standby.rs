@@ -74,7 +74,7 @@ fn start(v: &View) -> Option<Outcome> {
 
 fn adopt(v: &View) -> Option<Outcome> {
     leads(v)?;
-    let unnamed = matches!(v.cluster()?.initialize, Initialize::Absent | Initialize::InProgress);
+    let unnamed = !matches!(v.cluster()?.initialize, Initialize::Done(_));
     (unnamed && v.is_standby()).then(|| {
         Outcome::say(v, "bootstrapped from the remote primary").act(Action::AdoptInitialize)
     })

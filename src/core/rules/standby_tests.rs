@@ -51,7 +51,7 @@ fn a_standby_leader_follows_and_is_never_promoted_before_the_section_goes() {
     );
     v.server.upstream = remote().map(|u| u.conn_url);
     assert_eq!(decide(&v).rule, "standby.steady");
-    with_cluster(&mut v, |c| c.initialize = Initialize::InProgress);
+    with_cluster(&mut v, |c| c.initialize = Initialize::InProgress { lease_id: 1 });
     assert_eq!(decide(&v).actions, [Action::AdoptInitialize]);
     with_cluster(&mut v, |c| c.initialize = Initialize::Done("1".into()));
     v.settings.standby_cluster = None;
@@ -87,7 +87,9 @@ fn an_empty_standby_cluster_copies_the_remote_primary() {
     (v.server.data_dir, v.server.postmaster) = (Some(DataDir::Empty), None);
     (v.server.standby_signal, v.guard.populated) = (false, false);
     (v.guard.phase, v.guard.tenure) = (Phase::Idle, None);
-    with_cluster(&mut v, |c| (c.leader, c.initialize) = (None, Initialize::InProgress));
+    with_cluster(&mut v, |c| {
+        (c.leader, c.initialize) = (None, Initialize::InProgress { lease_id: 1 })
+    });
     v.memory.bootstrap_won = true;
     let d = decide(&v);
     let method = "basebackup".to_owned();

@@ -220,7 +220,7 @@ fn a_job_of_an_earlier_agent_is_not_dealt_with_again() {
     // But a bootstrap that is under way goes on.
     let mut v = view(None, false)
         .stopped(ControlState::ShutDown)
-        .with_cluster(|c| c.initialize = Initialize::InProgress);
+        .with_cluster(|c| c.initialize = Initialize::InProgress { lease_id: 1 });
     v.job = Some(DataJob { id: 5, work: Work::Initdb, succeeded: Some(true) });
     assert_eq!(decide(&v).actions, [Action::PrepareBootstrap]);
 }
@@ -497,6 +497,6 @@ fn the_right_to_bootstrap_ends_with_the_bootstrap() {
     v.memory.bootstrap_won = true;
     let d = decide(&v);
     assert!(!d.actions.contains(&Action::Initdb) && !d.memory.bootstrap_won, "{}", d.why);
-    v = v.with_cluster(|c| c.initialize = Initialize::InProgress);
+    v = v.with_cluster(|c| c.initialize = Initialize::InProgress { lease_id: 1 });
     assert_eq!(decide(&v).actions, [Action::Initdb]);
 }

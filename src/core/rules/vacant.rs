@@ -102,11 +102,13 @@ fn uninitialized_replica(v: &View) -> Option<Outcome> {
 
 fn first_leader(v: &View) -> Option<Outcome> {
     let cluster = vacancy(v)?;
-    v.control()?;
-    let ours = match cluster.initialize {
+    let mine = v.control()?.system_identifier.to_string();
+    let ours = match &cluster.initialize {
         Initialize::Absent => true,
-        Initialize::InProgress => v.memory.bootstrap_won,
-        Initialize::Done(_) => v.server.bootstrapping,
+        Initialize::InProgress { .. } => v.memory.bootstrap_won,
+        // Named, and not finished. What is left of a bootstrap that another member has overtaken
+        // is no copy of that cluster.
+        Initialize::Done(id) => v.server.bootstrapping && *id == mine,
     };
     ours.then(|| acquire(v, cluster, "acquiring the leader lock of a new cluster".to_owned()))
 }

@@ -67,7 +67,7 @@ pub fn cluster(entries: &[Entry]) -> Cluster {
             }
             Key::Initialize => {
                 cluster.initialize = match text {
-                    "" => Initialize::InProgress,
+                    "" => Initialize::InProgress { lease_id: entry.lease_id },
                     id => Initialize::Done(id.into()),
                 }
             }

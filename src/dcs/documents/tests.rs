@@ -275,7 +275,7 @@ fn the_small_keys() {
     let damaged = Entry { value: vec![0xff], ..entry("leader", "") };
     assert!(cluster(&[damaged]).leader.is_some());
     assert_eq!(cluster(&[]).initialize, Initialize::Absent);
-    assert_eq!(read("initialize", "").initialize, Initialize::InProgress);
+    assert_eq!(read("initialize", "").initialize, Initialize::InProgress { lease_id: 5 });
     assert_eq!(read("initialize", "77").initialize, Initialize::Done("77".into()));
     assert_eq!(read("config", r#"{"ttl":20}"#).config.unwrap().value, r#"{"ttl":20}"#);
 }
