@@ -27,8 +27,8 @@ pub const ANSWERS_FRESH: Duration = Duration::from_secs(5);
 /// to stay back (not in /sync, not fenceable), and nobody else clears the request.
 const CHOSEN_WAIT: Duration = Duration::from_secs(10);
 
-const THEY_FIRST: &str = "a failover to me was asked for, but etcd does not name me in /sync: \
-                          waiting for those that have every commit";
+const THEY_FIRST: &str = "a failover to me was asked for, but /sync does not name me: waiting for \
+                          those that have every commit";
 const NOT_ALLOWED: &str = "following a different leader because I am not allowed to promote";
 const NOT_HEALTHIEST: &str = "following a different leader because i am not the healthiest node";
 
@@ -47,7 +47,10 @@ pub fn verdict(v: &View) -> Verdict {
     let chosen = wanted == Some(&v.name);
     // A failover forces; a switchover whose leader died before it does not.
     let forced = chosen && request.is_some_and(|r| r.leader.is_none());
-    if !named_in_sync(v, &v.name) && !forced {
+    if !forced && let Some(why) = sync_is_old(v) {
+        return Verdict::StayBack(why);
+    }
+    if !forced && !named_in_sync(v, &v.name) {
         return Verdict::StayBack(NOT_ALLOWED.to_owned());
     }
     if !forced && lags(v, cluster.status.optime) {
@@ -67,15 +70,6 @@ pub fn verdict(v: &View) -> Verdict {
         let why: Vec<String> = health::findings(v).iter().map(|f| f.what.clone()).collect();
         let why = why.join("; ");
         return Verdict::StayBack(format!("leaving the leader lock to a healthier member: {why}"));
-    }
-    let believed = cluster.sync.as_ref().filter(|key| key.value.leader.is_some());
-    let believed = believed.filter(|_| v.settings.synchronous_mode != SyncMode::Off && !forced);
-    if let Some(timeline) = believed.and_then(|_| forgotten(v)) {
-        return Verdict::StayBack(format!(
-            "etcd does not know timeline {timeline}: it was restored from an older backup, and its \
-             key /sync may not name who has every commit; compare `pgvigilctl list`, then: \
-             pgvigilctl failover --candidate NAME --force"
-        ));
     }
     match among_peers(v, wanted, chosen) {
         Verdict::Run => covered(v, forced),
@@ -98,6 +92,18 @@ fn covered(v: &View, forced: bool) -> Verdict {
         _ if !named => Verdict::StayBack(THEY_FIRST.to_owned()),
         verdict => verdict,
     }
+}
+
+/// Why `/sync` cannot say who may lead.
+fn sync_is_old(v: &View) -> Option<String> {
+    let key = v.cluster()?.sync.as_ref().filter(|key| key.value.leader.is_some());
+    key.filter(|_| v.settings.synchronous_mode != SyncMode::Off)?;
+    let timeline = forgotten(v)?;
+    Some(format!(
+        "etcd does not know timeline {timeline}: it was restored from an older backup, and its key \
+         /sync may not name who has every commit; compare `pgvigilctl list`, then: \
+         pgvigilctl failover --candidate NAME --force"
+    ))
 }
 
 /// A timeline on which somebody stands and of which the store knows nothing. Each number is in the
@@ -289,7 +295,7 @@ pub fn successor(v: &View, wanted: Option<&str>) -> Option<String> {
     let cluster = v.cluster()?;
     let mine = match v.probe() {
         Some(probe) => position(probe),
-        None => v.control().map(|c| c.checkpoint_lsn).or(cluster.status.optime),
+        None => v.control().map(|c| c.checkpoint_lsn),
     };
     let sync = cluster.sync.as_ref().map(|s| &s.value).filter(|s| s.leader.is_some());
     let synchronous = v.settings.synchronous_mode != SyncMode::Off;

@@ -91,7 +91,11 @@ impl Checks {
         if forced {
             self.forced = leader.as_ref().map(|(name, _)| name.clone());
         }
-        self.led_since = now;
+        // A leader that moves its key to another lease has it all the time.
+        let name = |leader: &Option<(String, i64)>| leader.as_ref().map(|(name, _)| name.clone());
+        if name(&leader) != name(&self.leader) {
+            self.led_since = now;
+        }
         self.new_leader = Some(match &leader {
             Some((name, revision)) => format!("leader key: {name}, revision {revision}"),
             None => "leader key: nobody".to_owned(),
@@ -206,7 +210,7 @@ impl World {
             let late = match self.members[m].page {
                 // Where freezing takes long the kill decides: it leaves time to end before E.
                 Some((_, kill_by)) if self.members[m].slow_freeze => {
-                    self.local(m) > kill_by.plus(FENCE)
+                    self.local(m) > kill_by.max(armed_at).plus(FENCE)
                 }
                 Some((deadline, _)) => {
                     self.local(m) > deadline.max(armed_at).plus(SENTINEL + FENCE)

@@ -258,6 +258,11 @@ impl World {
         })
     }
 
+    fn streams(&self, m: usize) -> bool {
+        let server = self.members[m].server.as_ref();
+        server.is_some_and(|s| s.ready && s.recovery && s.streaming)
+    }
+
     /// A restored store gave one number to two histories: that is for people to see, who have one
     /// of them copied anew.
     fn twins(&self, a: usize, b: usize) -> bool {
@@ -279,10 +284,7 @@ impl World {
                 Some(m) == leader
                     || rubbish
                     || leader.is_some_and(|l| self.twins(l, m))
-                    || self.members[m]
-                        .server
-                        .as_ref()
-                        .is_some_and(|s| s.ready && s.recovery && s.streaming)
+                    || self.streams(m)
             })
     }
 }
