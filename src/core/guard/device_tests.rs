@@ -1,4 +1,5 @@
-use super::tests::{Random, Run, at, group, ms, proof, tenure};
+use super::random_tests::Random;
+use super::tests::{Run, at, group, ms, proof, tenure};
 use super::*;
 use crate::core::budget::{Device as Timing, Grade, Wish};
 

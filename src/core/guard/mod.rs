@@ -12,6 +12,8 @@ mod device;
 mod device_tests;
 mod events;
 mod orders;
+#[cfg(test)]
+mod random_tests;
 mod saved;
 #[cfg(test)]
 mod tests;
