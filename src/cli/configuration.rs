@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::config::{merge_patch, to_yaml, validate_dynamic, yaml11};
+use crate::config::{
+    PATRONI_TTL_FLOOR_S, TTL_FLOOR_S, merge_patch, review_dynamic, to_yaml, yaml11,
+};
 
 use super::Failure;
 use super::args::{EditConfig, ShowConfig};
@@ -30,7 +32,9 @@ pub fn show(session: &mut Session, options: &ShowConfig) -> Result<(), Failure> 
 /// `edit-config`.
 pub fn edit(session: &mut Session, options: &EditConfig) -> Result<(), Failure> {
     let name = session.scope(options.cluster.as_deref())?;
-    let Some(config) = session.read(&name)?.config else {
+    let cluster = session.read(&name)?;
+    let patroni = cluster.members.values().any(|m| !m.vigil && !m.version.is_empty());
+    let Some(config) = cluster.config else {
         let text = format!("The config key does not exist in the cluster {name}");
         return Err(Failure::Message(text));
     };
@@ -46,7 +50,8 @@ pub fn edit(session: &mut Session, options: &EditConfig) -> Result<(), Failure> 
         show_changes(&mut session.console, &before, &after)?;
     }
     // Patroni's tool stores whatever it is given, and so do we, but not in silence.
-    validate_dynamic(&after).iter().for_each(|why| eprintln!("warning: {why}"));
+    let floor = if patroni { PATRONI_TTL_FLOOR_S } else { TTL_FLOOR_S };
+    review_dynamic(&after, floor).iter().for_each(|why| eprintln!("warning: {why}"));
     let from_stdin =
         [&options.apply, &options.replace].iter().any(|file| is_stdin(file.as_deref()));
     if from_stdin && !options.force {

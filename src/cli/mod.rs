@@ -69,6 +69,11 @@ impl Failure {
     }
 }
 
+/// The grammar of the command line: commands and their options.
+pub fn grammar() -> clap::Command {
+    <args::Options as clap::CommandFactory>::command()
+}
+
 /// Runs one command line, the program's name first. The exit code: 0 done (also when a member
 /// refused and its answer was shown), 1 refused or failed, 2 no such command line.
 pub fn run(args: Vec<OsString>) -> i32 {

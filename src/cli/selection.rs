@@ -67,7 +67,9 @@ pub fn choose(
     if !names.is_empty() {
         names.retain(|name| is_candidate(name));
         let ignored = wanted.names.iter().filter(|name| !is_candidate(name));
-        ignored.for_each(|name| eprintln!("warning: {name} is not among them: ignored"));
+        let kind = wanted.role.filter(|role| *role != Role::Any).map_or("member", Role::word);
+        let of = wanted.cluster;
+        ignored.for_each(|name| eprintln!("warning: {name} is no {kind} of {of}, ignored"));
         if names.is_empty() {
             let role = wanted.role.map_or("'any'", Role::word);
             return Err(Failure::Message(format!("No {role} among provided members")));

@@ -61,6 +61,15 @@ pub fn load_ctl(
         report.error(&nowhere(), "", why);
         return Err(report.sorted());
     }
+    let variables = || env.keys().any(|name| name.starts_with("PATRONI_"));
+    if path.is_none() && dcs_url.is_none() && !variables() {
+        let why = format!(
+            "no configuration: name the one of a member by -c FILE or {FILE_VARIABLE}, put one \
+             into ~/{DEFAULT_FILE}, or name the store by -d etcd3://HOST:2379"
+        );
+        report.error(&nowhere(), "", why);
+        return Err(report.sorted());
+    }
     let mut root = match dcs_url {
         // A URL is enough: nothing else has to be there.
         Some(_) if path.is_none() => load::sources(None, env, &mut Report::default()),

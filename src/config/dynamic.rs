@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::diagnostics::Report;
+use super::diagnostics::{Diagnostic, Report};
 use super::yaml11::{Node, Position};
 use super::{options, schema, units};
 
@@ -52,12 +52,24 @@ fn merge(base: &mut Map<String, Value>, changes: &Map<String, Value>) -> bool {
 /// What is wrong with a dynamic configuration that a PATCH or PUT would make; empty: it may be
 /// stored. Unknown keys are no error: Patroni keeps them, and so do we.
 pub fn validate_dynamic(config: &Value) -> Vec<String> {
+    findings(config).iter().filter(|d| d.error).map(ToString::to_string).collect()
+}
+
+/// What is to be said of a `/config` before it is stored: what would be refused, what has no
+/// effect, and the times that are taken for others.
+pub fn review_dynamic(config: &Value, floor_ttl_s: u64) -> Vec<String> {
+    let mut all: Vec<String> = findings(config).iter().map(ToString::to_string).collect();
+    timeouts(config, floor_ttl_s, &mut all);
+    all
+}
+
+fn findings(config: &Value) -> Vec<Diagnostic> {
     let at = Position { file: Arc::from(""), line: 0, column: 0 };
     let mut report = Report::default();
     let root = Node::from_value(config, &at);
     schema::check_dynamic(&root, &mut report);
     tool_options(&root, "", &mut report);
-    report.findings.iter().filter(|d| d.error).map(ToString::to_string).collect()
+    report.findings
 }
 
 /// Options of pg_basebackup and pg_rewind below `postgresql` of any configuration.
@@ -172,6 +184,18 @@ mod tests {
             ["Violated the rule \"loop_wait + 2*retry_timeout <= ttl\", where ttl=20. \
               Adjusting loop_wait from 10 to 1 and retry_timeout from 10 to 9"]
         );
+    }
+
+    #[test]
+    fn a_review_tells_of_what_would_be_refused_unheeded_or_adjusted() {
+        let config = json!({"ttl": 2, "loop_wait": 1, "retry_timeout": 1, "nosuch": 1,
+            "synchronous_mode": "maybe"});
+        let told = review_dynamic(&config, TTL_FLOOR_S);
+        for what in ["nosuch: unknown key", "synchronous_mode: ", "ttl=2 can't be smaller than 3"] {
+            assert_eq!(told.iter().filter(|t| t.contains(what)).count(), 1, "{what}: {told:?}");
+        }
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(review_dynamic(&json!({"ttl": 30}), PATRONI_TTL_FLOOR_S), Vec::<String>::new());
     }
 
     #[test]

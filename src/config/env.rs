@@ -203,6 +203,14 @@ pub fn tree(env: &BTreeMap<String, String>, report: &mut Report) -> Node {
     root
 }
 
+/// Whether this variable means something: sets a key, or names a store that we refuse.
+pub fn knows_variable(name: &str) -> bool {
+    let new = OLD.iter().find(|(old, _)| *old == name).map_or(name, |(_, new)| new);
+    let Some(short) = new.strip_prefix(PREFIX) else { return false };
+    let store = short.split_once('_').is_some_and(|(store, _)| OTHER_STORES.contains(&store));
+    store || new == CONFIGURATION || find(short).is_some()
+}
+
 fn find(short: &str) -> Option<(String, Form)> {
     for (group, section, variables) in TABLE {
         let Some(rest) = short.strip_prefix(group) else { continue };

@@ -29,9 +29,12 @@ pub use address::Endpoint;
 pub use check::check_config;
 pub use ctl::{CtlConfig, load_ctl};
 pub use diagnostics::Diagnostic;
-pub use dynamic::{PATRONI_TTL_FLOOR_S, TTL_FLOOR_S, merge_patch, validate_dynamic};
+pub use dynamic::{
+    PATRONI_TTL_FLOOR_S, TTL_FLOOR_S, merge_patch, review_dynamic, validate_dynamic,
+};
 pub use effective::{Effective, Role, effective};
 pub use emit::to_yaml;
+pub use env::knows_variable;
 pub use etcd::EtcdSection;
 pub use import::import;
 pub use load::{Loaded, load};
