@@ -86,6 +86,7 @@ pub fn effective(
     let merged = Merged::new(local, dynamic, &mut warnings);
     let settings = settings(top, times, &merged, &local.vigil, &mut warnings);
     let parameters = parameters(local, &merged, role, &settings, &mut warnings);
+    warnings.extend(slots::not_copied(&settings.slots, &parameters.others));
     let hba = parameters.others.keys().any(|k| k.eq_ignore_ascii_case("hba_file"));
     let ident = parameters.others.keys().any(|k| k.eq_ignore_ascii_case("ident_file"));
     let mut tool = |key: &str, tool: &options::Tool| {

@@ -129,6 +129,13 @@ fn dynamic_values() {
     assert_eq!((e.settings.freeze_max, e.rho_ppm), (Duration::from_secs(60), 1000));
     assert!(e.settings.paused);
     assert!(w.iter().any(|w| w.contains("`B` is no name of a slot")), "{w:?}");
+    let logical = json!({"type": "logical", "database": "d", "plugin": "pgoutput"});
+    let told = |parameters: serde_json::Value| {
+        let (_, warnings) = of(json!({"slots": {"l": logical, "p": null},
+            "postgresql": {"parameters": parameters}}));
+        warnings.iter().filter(|w| w.contains("`l` is logical, and not copied")).count()
+    };
+    assert_eq!((told(json!({})), told(json!({"sync_replication_slots": true}))), (1, 0));
     for nonsense in [json!(null), json!([]), json!("x"), json!({"postgresql": 1, "ttl": {}})] {
         assert_eq!(of(nonsense).0.settings.standby_cluster, None);
     }
@@ -319,7 +326,8 @@ fn ctl() {
     let config = of(None, &env).unwrap();
     assert_eq!(config.scope.as_deref(), Some("demo"));
     assert_eq!(config.etcd.endpoints, ["http://a:2379"]);
-    assert!(of(None, &[]).is_err());
+    let nothing = of(None, &[]).unwrap_err();
+    assert!(nothing.len() == 1 && nothing[0].to_string().contains("-c FILE"), "{nothing:?}");
     let missing = of(None, &[("PATRONICTL_CONFIG_FILE", "/none")]).unwrap_err();
     assert_eq!(
         missing[0].to_string(),
