@@ -16,6 +16,7 @@ use pgvigil::config::{merge_patch, validate_dynamic, yaml11};
 use pgvigil::core::cluster::{Cluster, Keyed, LeaderKey, Member};
 use pgvigil::core::database::Probe;
 use pgvigil::core::guard::Phase;
+use pgvigil::core::settings::Settings;
 use pgvigil::sys::clock;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -81,6 +82,7 @@ fn leader() -> Snapshot {
         leader_until: Some(now.plus(hour)),
         phase: Phase::Leading,
         loop_at: now,
+        settings: Settings { failsafe_mode: true, ..Settings::default() },
         ..Snapshot::default()
     }
 }

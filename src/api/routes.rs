@@ -280,6 +280,10 @@ async fn change(
     if let Some(refusal) = refusal(write, &access, client, &request, shared).await {
         return refusal;
     }
+    // Switched off it is no question of what was sent.
+    if write == Write::Failsafe && !shared.snapshot.borrow().settings.failsafe_mode {
+        return error(502, &method);
+    }
     let command = match write.read(request).await {
         Ok(Asked::Agent(command)) => command,
         Ok(Asked::Answered(answer)) => return answer,
