@@ -7,6 +7,8 @@ mod ctl;
 mod differences;
 mod mask;
 mod rest;
+mod scripts;
+mod surface;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +28,11 @@ fn rest() {
 #[test]
 fn command_line() {
     compare("command line", COMMAND_LINE, ctl::run_everything);
+}
+
+#[test]
+fn scripts() {
+    compare("scripts", &[], scripts::call_everything);
 }
 
 fn compare(what: &str, meant: &'static [Difference], ask: fn(&mut Lab, &mut Book)) {
@@ -66,7 +73,7 @@ struct Book {
 impl Book {
     /// Writes an answer down. Of several members of one product the first counts.
     fn note(&mut self, circumstances: &str, question: &str, product: Product, answer: &str) {
-        let key = (circumstances.to_owned(), question.to_owned());
+        let key = (circumstances.to_owned(), mask::mask(question));
         let mut text = mask::mask(answer);
         for difference in self.meant {
             if let Some(mended) = (difference.mend)(question, product, &text) {

@@ -133,6 +133,11 @@ pub fn ask_everything(lab: &mut Lab, book: &mut Book) {
 /// Asks every member everything that changes nothing.
 fn look(lab: &Lab, book: &mut Book, state: &str) {
     lab.wait_healthy(state, SOON);
+    // What members publish of each other may be older than what the leader says itself.
+    wait_until("two standbys that stream", SOON, || {
+        let status = lab.get(leader(lab), "/patroni")?.json();
+        (status["replication"].as_array()?.len() == 2).then_some(())
+    });
     for number in lab.numbers() {
         let circumstances = format!("{state}, {}", role(lab, number));
         for question in OWN {
@@ -298,13 +303,16 @@ fn synchronous(lab: &mut Lab, book: &mut Book, leads: Product) {
     for &kind in kinds {
         make_synchronous(lab, kind);
         look(lab, book, state);
+        let leads = leader(lab);
+        let view = lab.view(leads).expect("a view");
+        let other = view.members.iter().find(|line| line.role == "replica");
+        let other = other.expect("a replica").number;
+        let wrong = format!(r#"{{"leader": "m{leads}", "candidate": "m{other}"}}"#);
+        tell(lab, book, state, "POST /switchover", &wrong);
     }
     let leads = leader(lab);
-    let view = lab.view(leads).expect("a view");
-    let other = view.members.iter().find(|line| line.role == "replica").expect("a replica").number;
-    let wrong = format!(r#"{{"leader": "m{leads}", "candidate": "m{other}"}}"#);
-    tell(lab, book, state, "POST /switchover", &wrong);
-    tell(lab, book, state, "PATCH /config", r#"{"synchronous_mode": false}"#);
+    let off = r#"{"synchronous_mode": false}"#;
+    tell_one(lab, book, leads, state, "PATCH /config", off);
     lab.settings.synchronous = false;
     wait_until("nobody synchronous", SOON, || {
         let line = lab.view(leads)?.members.into_iter().find(|line| line.role == "sync_standby");

@@ -57,7 +57,7 @@ pub const RULES: &[Rule] = &[
     standby::STEADY,
     Rule {
         id: "leader.hand_over",
-        meaning: "the primary keeps dying and a healthy candidate exists: give the key up",
+        meaning: "the primary keeps dying or lost its data: give the key to a healthy candidate",
         matches: hand_over,
     },
     Rule {
