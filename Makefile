@@ -5,12 +5,16 @@
 # make bench          write gaps and costs; SUT=patroni measures Patroni, RUNS=n repeats n times
 # make lint, unit, parts, cluster [SCENARIO=name]     pieces of it
 # make sim            ten thousand simulated clusters more than the thousand of make test
+# make deb, rpm       packages of this commit, in target/packages
+# make package-check  packages of the program that is there, looked at by lintian, rpmlint, rpm
+# make deb-repro      the same commit, built in two places, must give the same .deb
 # make mixed          clusters with real Patroni, HAProxy, Prometheus
 # make test-vm-quick  virtual machines that are really reset
 # make test-vm        everything that they can show, by two devices
 
 .PHONY: demo demo-failover test lint unit parts sim cluster mixed bench build setup
 .PHONY: test-vm test-vm-quick setup-vm setup-mixed
+.PHONY: deb rpm package-check deb-repro setup-package
 
 demo: build
 	@packaging/demo.sh
@@ -51,7 +55,8 @@ mixed: setup-mixed
 test-vm-quick: setup-vm
 	cargo test --locked --test tests -- --nocapture --test-threads=1 vm::
 
-test-vm: setup-vm
+test-vm: setup-vm setup-package
+	cargo build --locked --example manual
 	cargo test --locked --test tests -- --nocapture --test-threads=1 --ignored vm::
 
 bench: setup
@@ -60,8 +65,22 @@ bench: setup
 build: setup
 	cargo build --locked
 
+deb rpm: setup-package
+	packaging/release.sh $@ target/packages
+
+# Builds twice from nothing: half an hour.
+deb-repro: setup-package
+	packaging/repro.sh
+
+package-check: setup-package build
+	cargo build --locked --example manual
+	cargo test --locked --test tests -- --nocapture --test-threads=1 --ignored packaging::
+
 setup:
 	@packaging/setup.sh
+
+setup-package:
+	@packaging/setup.sh package
 
 setup-mixed: setup
 	@packaging/setup.sh mixed

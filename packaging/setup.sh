@@ -1,7 +1,9 @@
 #!/bin/sh
 # Installs what pgvigil's build, demo and tests need, from the distribution, if it is missing.
 # With the argument `vm`, what the virtual machines of tests/vm need, too (QEMU and mmdebstrap:
-# about 60 MB to fetch, a minute); with `mixed`, the clients of a cluster that tests/clients.rs runs.
+# about 60 MB to fetch, a minute); with `mixed`, the clients of a cluster that tests/clients.rs runs;
+# with `package`, what makes and judges packages (two programs of crates.io, built once into
+# ~/.cache/pgvigil/tools: some minutes).
 # Starts nothing: no PostgreSQL cluster is created, etcd stays off; what already ran goes on.
 set -eu
 
@@ -16,6 +18,12 @@ case "${1:-}" in
 vm)
     need qemu-system-x86_64 qemu-system-x86
     need mmdebstrap mmdebstrap
+    need strip binutils
+    ;;
+package)
+    need lintian lintian
+    need rpmlint rpmlint
+    need rpm rpm
     need strip binutils
     ;;
 mixed)
@@ -41,7 +49,18 @@ need setpriv util-linux
 [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import ensurepip' 2>/dev/null ||
     missing="$missing python3-venv"
 
+# Pinned: a package must not change because a tool did.
+tools() {
+    [ "$wanted" = package ] || return 0
+    root=${XDG_CACHE_HOME:-$HOME/.cache}/pgvigil/tools
+    for tool in cargo-deb@3.8.0 cargo-generate-rpm@0.21.1; do
+        grep -qs "\"${tool%@*} ${tool#*@} " "$root/.crates2.json" && continue
+        echo "setup: building $tool, once"
+        cargo install --quiet --locked --root "$root" "$tool"
+    done
+}
 if [ -z "$missing" ]; then
+    tools
     exit 0
 fi
 if ! command -v apt-get >/dev/null; then
@@ -50,7 +69,9 @@ if ! command -v apt-get >/dev/null; then
 fi
 if [ "$(id -u)" -ne 0 ]; then
     echo "setup: installing$missing with sudo"
-    exec sudo "$0" $wanted
+    # shellcheck disable=SC2086
+    sudo "$0" $wanted
+    exec "$0" $wanted
 fi
 
 echo "setup: installing$missing"
@@ -83,4 +104,5 @@ for pair in etcd-server:etcd haproxy:haproxy prometheus:prometheus; do
     *" ${pair%:*} "*) update-rc.d "${pair#*:}" disable >/dev/null 2>&1 || true ;;
     esac
 done
+tools
 echo "setup: done"

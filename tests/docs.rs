@@ -91,7 +91,9 @@ fn links_and_file_names_are_right() {
         "docs/COMPATIBILITY.md",
         "docs/CONFIGURATION.md",
         "docs/FENCING.md",
+        "docs/INSTALL.md",
         "docs/MIGRATING.md",
+        "docs/OPERATIONS.md",
         "docs/RULES.md",
         "docs/SAFETY.md",
     ];

@@ -17,12 +17,14 @@ mod members;
 mod output;
 mod pause;
 mod pgpass;
+pub mod program;
 mod query;
 #[cfg(test)]
 mod samples;
 mod schedule;
 mod selection;
 mod session;
+mod setup;
 mod standby;
 mod table;
 pub mod watchdog;
@@ -30,6 +32,7 @@ pub mod watchdog;
 use std::ffi::OsString;
 
 pub use doctor::run as doctor;
+pub use setup::{generate, init};
 
 use args::Command;
 use click::Parsed;

@@ -93,7 +93,7 @@ pub fn sort_out(dynamic: &[&Value], local: &[&Value], warnings: &mut Vec<String>
     result
 }
 
-fn is_controlled(lower: &str) -> bool {
+pub fn is_controlled(lower: &str) -> bool {
     CONTROLLED.iter().any(|(name, _, _)| *name == lower) || WAL_KEEP.contains(&lower)
 }
 

@@ -36,6 +36,7 @@ pub use effective::{Effective, Role, effective};
 pub use emit::to_yaml;
 pub use env::knows_variable;
 pub use etcd::EtcdSection;
+pub use guc::is_controlled;
 pub use import::import;
 pub use load::{Loaded, load};
 pub use local::{

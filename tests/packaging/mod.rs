@@ -1,6 +1,8 @@
 //! What the packages bring: units, rules, catalog, the helpers that the unit calls.
 
+pub mod built;
 mod leftover;
+mod setup;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

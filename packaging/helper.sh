@@ -1,0 +1,70 @@
+#!/bin/sh
+# Installed as /usr/lib/pgvigil/package and called by the packages' scripts. Nothing in here stops,
+# restarts or kills PostgreSQL.
+#
+#   package configure    users, directories, udev, catalog, units
+#   package upgrade      the supervisors that run go on with the new program, in place
+#   package may-remove   fails if one runs
+set -eu
+
+program=/usr/bin/pgvigil
+
+# Unit and main process of each member that runs.
+running() {
+    [ -d /run/systemd/system ] || return 0
+    systemctl list-units --plain --no-legend --state=active pgvigil.service 'pgvigil@*.service' |
+        while read -r unit _; do
+            pid=$(systemctl show --value --property=MainPID "$unit")
+            [ "${pid:-0}" -eq 0 ] || echo "$unit $pid"
+        done
+}
+
+configure() {
+    systemd-sysusers pgvigil.conf
+    systemd-tmpfiles --create pgvigil.conf
+    journalctl --update-catalog >/dev/null 2>&1 || true
+    if [ -e /run/udev/control ]; then
+        udevadm control --reload || true
+        udevadm trigger --action=change --sysname-match='watchdog*' || true
+    fi
+    [ ! -d /run/systemd/system ] || systemctl daemon-reload || true
+}
+
+# SIGUSR2: after a check of the new program the supervisor executes it in its own process. Lease,
+# watchdog and PostgreSQL go on; so does the old program if the new one does not work here.
+upgrade() {
+    running | while read -r unit pid; do
+        kill -USR2 "$pid"
+        waited=0
+        until [ "$(readlink "/proc/$pid/exe")" = "$program" ] || [ $waited -ge 150 ]; do
+            sleep 0.1
+            waited=$((waited + 1))
+        done
+        if [ "$(readlink "/proc/$pid/exe")" = "$program" ]; then
+            echo "$unit: process $pid is $("$program" --version) now, PostgreSQL went on"
+        else
+            echo "$unit: process $pid still is the program before: journalctl -u $unit" >&2
+        fi
+    done
+}
+
+may_remove() {
+    found=$(running)
+    [ -n "$found" ] || return 0
+    echo "pgvigil runs here, and without it nobody fences its PostgreSQL:" >&2
+    echo "$found" | while read -r unit _; do
+        echo "  systemctl disable --now $unit" >&2
+    done
+    echo "first (this stops PostgreSQL, the leader after a hand-over)." >&2
+    return 1
+}
+
+case "${1:-}" in
+configure) configure ;;
+upgrade) upgrade ;;
+may-remove) may_remove ;;
+*)
+    echo "usage: $0 configure|upgrade|may-remove" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,106 @@
+//! The command line of `pgvigil` itself.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// PostgreSQL high availability: supervises a member of a cluster, as `patroni CONFIG` does.
+#[derive(Parser)]
+#[command(name = "pgvigil", version, args_conflicts_with_subcommands = true)]
+pub struct Pgvigil {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub member: Member,
+}
+
+#[derive(Args)]
+pub struct Member {
+    /// Configuration: a file, or a directory of *.yml and *.yaml files (a file with the name of a
+    /// subcommand is written ./NAME). Without one, the variables PATRONI_* are the configuration
+    pub config: Option<PathBuf>,
+    /// Control group of this member (version 2); as root, made if need be and handed to the user;
+    /// default: the one it is in
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// Whom to become when started as root; default: the owner of the data directory
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Look at a cluster and steer it; the same as pgvigilctl
+    #[command(disable_help_flag = true)]
+    Ctl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Check a configuration and print every problem with its place; exit 0: it can be run
+    CheckConfig {
+        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
+        config: Option<PathBuf>,
+    },
+    /// Whether this server protects its member, and by what; exit 0: all is well, 3: it works with
+    /// warnings, 1: something is bad
+    Doctor {
+        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
+        config: Option<PathBuf>,
+        /// How to print it
+        #[arg(short, long, value_name = "FORMAT", default_value = "pretty",
+              value_parser = ["pretty", "json"])]
+        format: String,
+    },
+    /// Print a configuration: what this machine tells, with new passwords
+    GenerateConfig {
+        /// Of the PostgreSQL that runs there: connection string or URL of a superuser
+        #[arg(long, value_name = "DSN")]
+        dsn: Option<String>,
+    },
+    /// Ask for what a configuration needs, write it, check it, and look with doctor
+    Init {
+        /// The file to be made
+        #[arg(default_value = "/etc/pgvigil/pgvigil.yml")]
+        config: PathBuf,
+        /// For the PostgreSQL that runs there: connection string or URL of a superuser
+        #[arg(long, value_name = "DSN")]
+        dsn: Option<String>,
+    },
+    /// Tell what a configuration of Patroni means here, and the steps; changes nothing
+    Import {
+        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
+        config: Option<PathBuf>,
+    },
+    /// Play a cluster under faults: --seed N, --seeds COUNT [--seed BASE], or a SCENARIO.txt
+    #[command(disable_help_flag = true)]
+    Sim {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// The watchdog devices of this machine: list, test, calibrate
+    Watchdog {
+        #[command(subcommand)]
+        command: super::watchdog::Command,
+    },
+    /// Exit 0: asked by a running supervisor before this file takes its place
+    #[command(hide = true)]
+    SelfCheck,
+    /// Writes to the volumes again and again, started by the agent
+    #[command(hide = true)]
+    ProbeVolumes { page: PathBuf, data_dir: PathBuf },
+    /// For ExecStopPost=: kill the PostgreSQL that a stop could not end (see $SERVICE_RESULT)
+    #[command(hide = true)]
+    FenceLeftover { config: Option<PathBuf> },
+    /// For ExecStartPre=+: move a PostgreSQL that runs already into this control group
+    #[command(hide = true)]
+    TakeIn { config: Option<PathBuf> },
+    /// Process 2, started by the supervisor
+    #[command(hide = true)]
+    Agent { config: Option<PathBuf> },
+}
+
+/// Both programs as clap knows them, for man pages and completions.
+pub fn commands() -> [clap::Command; 2] {
+    [Pgvigil::command(), super::args::Options::command()]
+}

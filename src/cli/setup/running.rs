@@ -1,0 +1,85 @@
+//! What a running PostgreSQL tells of itself.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use postgres::{Client, Config, NoTls};
+
+use super::super::Failure;
+use super::draft::{Draft, Login};
+
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Where things are, and who asks.
+const PLACES: &str = "select current_setting('data_directory'), current_setting('config_file'), \
+                      current_setting('port')::int4, current_setting('server_version_num')::int4, \
+                      current_user::text, current_setting('cluster_name')";
+
+/// What was set on purpose, but for what pgvigil sets itself.
+const PARAMETERS: &str = "select name, current_setting(name) from pg_settings \
+     where source in ('configuration file', 'command line', 'environment variable') \
+     and name not in ('listen_addresses', 'port', 'cluster_name', 'data_directory', 'hba_file', \
+     'ident_file', 'config_file', 'external_pid_file', 'primary_conninfo', 'primary_slot_name', \
+     'synchronous_standby_names', 'hot_standby', 'transaction_read_only')";
+
+/// pg_hba.conf and pg_ident.conf as the server reads them.
+const FILES: &str = "select pg_read_file(current_setting('hba_file')), \
+                     pg_read_file(current_setting('ident_file'))";
+
+/// Fills in what the server at this connection string (or URL) says; its passwords nobody knows.
+pub fn describe(dsn: &str, draft: Draft) -> Result<Draft, Failure> {
+    let failed = |error: postgres::Error| {
+        let cause = std::error::Error::source(&error).map(|e| format!(": {e}")).unwrap_or_default();
+        Failure::message(format!("{dsn}: {error}{cause}"))
+    };
+    let mut config = Config::from_str(dsn).map_err(failed)?;
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT_MAX);
+    }
+    let password = config.get_password().map(|p| String::from_utf8_lossy(p).into_owned());
+    let mut client = config.connect(NoTls).map_err(failed)?;
+    let row = client.query_one(PLACES, &[]).map_err(failed)?;
+    let (data_dir, config_file): (String, String) = (row.get(0), row.get(1));
+    let (port, version): (i32, i32) = (row.get(2), row.get(3));
+    let (user, cluster): (String, String) = (row.get(4), row.get(5));
+    let config_dir = Path::new(&config_file).parent().map(|dir| dir.display().to_string());
+    let mut draft = Draft {
+        config_dir: config_dir.filter(|dir| *dir != data_dir),
+        bin_dir: programs(version / 10_000).unwrap_or(draft.bin_dir),
+        port: u16::try_from(port).unwrap_or(draft.port),
+        superuser: Login {
+            username: user,
+            password: password.unwrap_or_else(|| "CHANGE ME".to_owned()),
+        },
+        data_dir,
+        ..draft
+    };
+    // Debian's are called 15/main.
+    if !cluster.is_empty() {
+        draft.scope = cluster.replace('/', "-");
+    }
+    for login in [&mut draft.replication, &mut draft.rewind] {
+        "CHANGE ME".clone_into(&mut login.password);
+    }
+    for row in client.query(PARAMETERS, &[]).map_err(failed)? {
+        draft.parameters.insert(row.get(0), row.get(1));
+    }
+    (draft.pg_hba, draft.pg_ident) = rules(&mut client).map_err(failed)?;
+    Ok(draft)
+}
+
+fn rules(client: &mut Client) -> Result<(Vec<String>, Vec<String>), postgres::Error> {
+    let row = client.query_one(FILES, &[])?;
+    let lines = |text: String| {
+        let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+    };
+    Ok((lines(row.get(0)), lines(row.get(1))))
+}
+
+/// Debian's or PGDG's place of this version, if it is there.
+fn programs(major: i32) -> Option<String> {
+    let places = [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")];
+    places.into_iter().find(|place| Path::new(place).join("postgres").exists())
+}
