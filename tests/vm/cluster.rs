@@ -235,7 +235,7 @@ impl Cluster {
 }
 
 /// The image, built if it is not there.
-fn image() -> PathBuf {
+pub fn image() -> PathBuf {
     let script = format!("{}/tests/vm/image.sh", env!("CARGO_MANIFEST_DIR"));
     let output = Command::new(script).stderr(std::process::Stdio::inherit()).output();
     let output = output.expect("tests/vm/image.sh");

@@ -7,6 +7,7 @@
 
 mod cluster;
 mod guest;
+mod package;
 mod scenarios;
 mod table;
 mod wire;
