@@ -33,7 +33,11 @@ fn what_init_writes_starts_a_member_and_generate_config_describes_it() {
     let [rest, port] = [member.rest, member.port].map(|port| format!(":{port}\""));
     let own = written.replace(":8008\"", &rest).replace(":5432\"", &port);
     let own = own.replace("mode: automatic", "mode: off");
-    let sockets = format!("  parameters: {{unix_socket_directories: '{}'}}\n", rig_dir(&file));
+    // ... nor has it postgres's home, where pgpass would be.
+    let sockets = format!(
+        "  pgpass: '{0}/pgpass'\n  parameters: {{unix_socket_directories: '{0}'}}\n",
+        rig_dir(&file)
+    );
     member.write(&own.replace("  pg_hba:\n", &(sockets + "  pg_hba:\n")));
     member.start();
     member.wait_primary();

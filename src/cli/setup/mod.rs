@@ -28,8 +28,9 @@ pub fn generate(dsn: Option<&str>) -> i32 {
 
 /// `init`: asks, writes `path`, checks it, and looks with `doctor`. The exit code is doctor's.
 pub fn init(path: &Path, dsn: Option<&str>, environment: &BTreeMap<String, String>) -> i32 {
-    let mut console = Console::stdio();
-    match prepare(path, dsn, &mut console) {
+    // Doctor takes standard input again, so it must be free by then.
+    let prepared = prepare(path, dsn, &mut Console::stdio());
+    match prepared {
         Ok(()) => super::doctor(Some(path), environment, false),
         failed => exit_code(failed),
     }
