@@ -26,8 +26,11 @@ pub const REQUIRED: &str = "required";
 const RHO_PPM: u32 = 10_000;
 
 const SETUP: &str = include_str!("guest/setup");
-const UNIT: &str = include_str!("guest/pgvigil.service");
-const RULES: &str = include_str!("guest/70-pgvigil-watchdog.rules");
+/// As the packages install them.
+const UNIT: &str = include_str!("../../systemd/pgvigil.service");
+const RULES: &str = include_str!("../../udev/70-pgvigil-watchdog.rules");
+/// What is this laboratory's alone: the data lies on a disk that a unit of the image mounts.
+const ORDER: &str = "[Unit]\nAfter=vm-network.service vm-data.service\n";
 
 /// The device that a machine's pgvigil arms; every machine has both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +176,7 @@ impl Cluster {
             return;
         }
         for guest in &self.guests {
-            let edit = format!("sed -i 's/^  mode: .*/  mode: {mode}/' /etc/pgvigil.yml");
+            let edit = format!("sed -i 's/^  mode: .*/  mode: {mode}/' /etc/pgvigil/pgvigil.yml");
             guest.run(&format!("{edit}; systemctl reload pgvigil"));
         }
         wait_until("the watchdog mode in force", PATIENCE, || {
@@ -273,8 +276,9 @@ fn payload(settings: &Settings, member: u8, base: &Path, program: &Path) -> Path
     let configuration = configuration.replace("watchdog: {mode: off}\n", &watchdog);
     let identity = Device::of(member).identity();
     let choice = format!("vigil:\n  watchdog:\n    identity: {identity}\n");
-    file("etc/pgvigil.yml", &(configuration + &choice));
+    file("etc/pgvigil/pgvigil.yml", &(configuration + &choice));
     file("etc/systemd/system/pgvigil.service", UNIT);
+    file("etc/systemd/system/pgvigil.service.d/vm.conf", ORDER);
     file("etc/udev/rules.d/70-pgvigil-watchdog.rules", RULES);
     let installed = root.join("usr/bin/pgvigil");
     fs::create_dir_all(installed.parent().expect("a parent")).expect("a directory");
