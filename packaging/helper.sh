@@ -9,14 +9,22 @@ set -eu
 
 program=/usr/bin/pgvigil
 
-# Unit and main process of each member that runs.
+# Unit and main process of each member that runs, also of one that is about to start or to stop.
 running() {
     [ -d /run/systemd/system ] || return 0
-    systemctl list-units --plain --no-legend --state=active pgvigil.service 'pgvigil@*.service' |
+    systemctl list-units --all --plain --no-legend pgvigil.service 'pgvigil@*.service' |
         while read -r unit _; do
             pid=$(systemctl show --value --property=MainPID "$unit")
             [ "${pid:-0}" -eq 0 ] || echo "$unit $pid"
         done
+}
+
+# Control groups of a PostgreSQL whose service was stopped in a pause.
+unsupervised() {
+    for group in /sys/fs/cgroup/system.slice/pgvigil.service/postgres \
+        /sys/fs/cgroup/system.slice/system-pgvigil.slice/pgvigil@*.service/postgres; do
+        ! grep -qs . "$group/cgroup.procs" || echo "${group%/postgres}"
+    done
 }
 
 configure() {
@@ -50,7 +58,15 @@ upgrade() {
 
 may_remove() {
     found=$(running)
-    [ -n "$found" ] || return 0
+    if [ -z "$found" ]; then
+        found=$(unsupervised)
+        [ -n "$found" ] || return 0
+        echo "PostgreSQL was left running in a pause, and without pgvigil nobody adopts it:" >&2
+        for group in $found; do
+            echo "  systemctl start ${group##*/}, end the pause, systemctl disable --now ${group##*/}" >&2
+        done
+        return 1
+    fi
     echo "pgvigil runs here, and without it nobody fences its PostgreSQL:" >&2
     echo "$found" | while read -r unit _; do
         echo "  systemctl disable --now $unit" >&2

@@ -3,8 +3,10 @@
 //! unit's control group, so that the supervisor can adopt it (`pgvigil take-in`, ExecStartPre=+).
 //!
 //! Neither replaces a tier of the fence: the sentinel keeps the deadline whatever happens here. A
-//! stop that systemd cut short by SIGKILL leaves a PostgreSQL that nobody will supervise again, and
-//! that is what `fence-leftover` ends. After a crash it does nothing: the next start adopts.
+//! stop that was cut short, by systemd's SIGKILL or because the supervisor died in it, leaves a
+//! PostgreSQL that nobody will supervise again, and that is what `fence-leftover` ends. Then it
+//! stops the watchdog device, which would reset the machine for nothing. After a crash that was no
+//! stop it does nothing: the next start adopts.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,10 +17,15 @@ use std::time::Duration;
 use crate::supervisor::{Descent, Memory, Reach, base_of, lock_path};
 use crate::sys::cgroup::{self, Group};
 use crate::sys::{clock, proc};
+use crate::watchdog::held;
 
 /// What a kill is given. A process that a hung disk keeps in the kernel takes longer.
 const KILLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What systemd is given to close its duplicate of the device's descriptor.
+const CLOSED_WITHIN: Duration = Duration::from_secs(5);
+/// That descriptor's name in systemd's store, as the supervisor gives it.
+const STORED: &str = "watchdog";
 
 /// Passes over the processes, each of which may find what forked meanwhile.
 const PASSES: u32 = 20;
@@ -30,9 +37,10 @@ pub fn known(data_dir: &str, exe_name: Option<&String>) -> Option<Descent> {
     Some(Descent { data_dir, exe_name })
 }
 
-/// Ends what a stop left, as far as `$SERVICE_RESULT` says that it was one. The exit code.
-pub fn fence(known: Option<Descent>, result: &str) -> i32 {
-    match try_fence(known, result) {
+/// Ends what a stop left, as far as `$SERVICE_RESULT` or the supervisor's record says that there
+/// was one, and stops the watchdog device. The exit code.
+pub fn fence(known: Option<Descent>, result: &str, device: Option<held::Options>) -> i32 {
+    match try_fence(known, result, device) {
         Ok(what) => {
             println!("fence-leftover: {what}");
             0
@@ -44,33 +52,51 @@ pub fn fence(known: Option<Descent>, result: &str) -> i32 {
     }
 }
 
-fn try_fence(known: Option<Descent>, result: &str) -> Result<&'static str, String> {
-    if !matches!(result, "success" | "timeout") {
-        return Ok("not a stop: the next start adopts what runs");
-    }
+fn try_fence(
+    known: Option<Descent>,
+    result: &str,
+    device: Option<held::Options>,
+) -> Result<String, String> {
     let base = cgroup::own().ok().map(base_of);
     let group = base.as_deref().and_then(|base| open(base, "postgres"));
     let of_group = || of_group(group.as_ref()?);
     let Some(descent) = known.or_else(of_group) else {
-        return Ok("no data directory, nothing runs");
+        return Ok("no data directory, nothing runs".to_owned());
     };
     if held(&descent.data_dir) {
-        return Ok("a supervisor runs: nothing is left over");
+        return Ok("a supervisor runs: nothing is left over".to_owned());
     }
+    let left = Left::read(&descent.data_dir, result);
+    match left {
+        Left::Crash => return Ok("not a stop: the next start adopts what runs".to_owned()),
+        Left::OnPurpose => {
+            return Ok("paused: PostgreSQL goes on and is adopted at the next start".to_owned());
+        }
+        Left::Unfinished | Left::Ended => {}
+    }
+    let killed = kill(&descent, base.as_deref(), group.as_ref())?;
+    let device = match device.filter(|_| left == Left::Unfinished) {
+        Some(options) => stop_device(&options),
+        None => String::new(),
+    };
+    let what =
+        if killed { "a stop left PostgreSQL running: killed" } else { "nothing is left over" };
+    Ok(format!("{what}{device}"))
+}
+
+/// Kills all of it. False: there was nothing.
+fn kill(descent: &Descent, base: Option<&Path>, group: Option<&Group>) -> Result<bool, String> {
     let works = |reach: &Reach<'_>| reach.look().populated;
-    let reaches: Vec<Reach<'_>> = (group.as_ref().map(Reach::Group).into_iter())
-        .chain([Reach::Descent(&descent)])
+    let reaches: Vec<Reach<'_>> = (group.map(Reach::Group).into_iter())
+        .chain([Reach::Descent(descent)])
         .filter(works)
         .collect();
     if reaches.is_empty() {
-        return Ok("nothing is left over");
-    }
-    if meant_to_stay(&descent.data_dir, result) {
-        return Ok("paused: PostgreSQL goes on and is adopted at the next start");
+        return Ok(false);
     }
     // First those who could start something.
     for name in ["agent", "scripts", "data"] {
-        if let Some(group) = base.as_deref().and_then(|base| open(base, name)) {
+        if let Some(group) = base.and_then(|base| open(base, name)) {
             let _ = group.kill();
         }
     }
@@ -85,19 +111,70 @@ fn try_fence(known: Option<Descent>, result: &str) -> Result<&'static str, Strin
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    if let Some(sentinel) = base.as_deref().and_then(|base| open(base, "sentinel")) {
+    if let Some(sentinel) = base.and_then(|base| open(base, "sentinel")) {
         let _ = sentinel.kill();
     }
-    Ok("an unfinished stop left PostgreSQL running: killed")
+    Ok(true)
 }
 
-/// A supervisor that ended in good order has removed its record, unless it left a paused member
-/// running (`stop.leave`). One that was cut off left it as it was.
-fn meant_to_stay(data_dir: &Path, result: &str) -> bool {
-    let saved = Memory::open(data_dir, false).ok().and_then(|mut memory| memory.read());
-    let line = |key: &str| saved.as_ref().and_then(|saved| saved.get(key)).map(String::as_str);
-    let left = result == "success" && line("stop") == Some("1");
-    left || line("guard.phase") == Some("paused")
+/// What the end of the service means for what still runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// The supervisor ended in good order.
+    Ended,
+    /// It left a paused member running.
+    OnPurpose,
+    /// It was told to stop and did not come to the end of it.
+    Unfinished,
+    /// It died otherwise: systemd starts another one, which adopts.
+    Crash,
+}
+
+impl Left {
+    /// A supervisor that ended in good order has removed its record, unless it left a paused member
+    /// running (`stop.leave`). One that was cut off left it as it was; `stop` in it is the SIGTERM
+    /// that it got, whatever its end looks like to systemd.
+    fn read(data_dir: &Path, result: &str) -> Left {
+        let saved = Memory::open(data_dir, false).ok().and_then(|mut memory| memory.read());
+        let line = |key: &str| saved.as_ref().and_then(|saved| saved.get(key)).map(String::as_str);
+        let (told, paused) = (line("stop") == Some("1"), line("guard.phase") == Some("paused"));
+        match result {
+            "success" if told || paused => Left::OnPurpose,
+            "success" if saved.is_none() => Left::Ended,
+            "success" | "timeout" if !paused => Left::Unfinished,
+            _ if told && !paused => Left::Unfinished,
+            "timeout" => Left::OnPurpose,
+            _ => Left::Crash,
+        }
+    }
+}
+
+/// Nothing of PostgreSQL is left, so nothing needs the reset that the device is counting to.
+/// systemd has a duplicate of its descriptor; when that is closed the device counts on, and can be
+/// opened. As an addition to what is said: how it went.
+fn stop_device(options: &held::Options) -> String {
+    use sd_notify::NotifyState;
+    // Heard because of NotifyAccess=exec. An error shows as a device that stays busy.
+    let _ = sd_notify::notify(&[
+        NotifyState::Custom("FDSTOREREMOVE=1"),
+        NotifyState::Custom(&format!("FDNAME={STORED}")),
+    ]);
+    let begun = clock::boot();
+    loop {
+        match held::open(options, None) {
+            Ok(mut held) => {
+                held.device.close();
+                return match held.device.is_endless() {
+                    true => "; the watchdog device cannot be stopped".to_owned(),
+                    false => "; the watchdog device is stopped".to_owned(),
+                };
+            }
+            Err(why) if clock::boot().since(begun) > CLOSED_WITHIN => {
+                return format!("; no watchdog device was stopped: {why}");
+            }
+            Err(_) => std::thread::sleep(LOOK_EVERY),
+        }
+    }
 }
 
 /// The data directory in which a group works, if the configuration cannot be read.

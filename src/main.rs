@@ -39,7 +39,9 @@ fn main() {
         Some(Command::ProbeVolumes { page, data_dir }) => agent::probe_volumes(&page, &data_dir),
         Some(Command::FenceLeftover { config }) => {
             let result = std::env::var("SERVICE_RESULT").unwrap_or_default();
-            leftover::fence(configured(config.as_deref()), &result)
+            let local = config::load(config.as_deref(), &environment()).ok().map(|c| c.local);
+            let device = local.as_ref().and_then(agent::device);
+            leftover::fence(configured(config.as_deref()), &result, device)
         }
         Some(Command::TakeIn { config }) => leftover::take_in(configured(config.as_deref())),
         Some(Command::Agent { config }) => {

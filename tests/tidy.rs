@@ -29,7 +29,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("config", &["core"]),
     ("core", &[]),
     ("dcs", &["core", "sys"]),
-    ("leftover", &["supervisor", "sys"]),
+    ("leftover", &["supervisor", "sys", "watchdog"]),
     ("link", &["core", "sys"]),
     ("postgres", &["core", "sys", "tls"]),
     ("pure", &[]),

@@ -55,9 +55,13 @@ pub const NOT_PROMISED: &str = "a8b6567089d0487ba503f7e9ff757e3f";
 pub const RELOADED: &str = "5ccdc83c82a44666a4505cf19a17903b";
 /// It has errors: the old one stays.
 pub const RELOAD_REFUSED: &str = "e1652e7a15f9479f9f9d968596f91a88";
+/// What the supervisor does; a change of phase has a class of its own.
+pub const SUPERVISOR: &str = "1ff540a299c44f55867aedaf51351afd";
+/// What the supervisor could not do, or had to do without.
+pub const SUPERVISOR_TROUBLE: &str = "81e6485431704fa6a47f8b3983b12a8b";
 
 /// All of them, for the catalog's test.
-pub const ALL: [&str; 25] = [
+pub const ALL: [&str; 27] = [
     DECISION,
     ROLE,
     LEADER,
@@ -83,6 +87,8 @@ pub const ALL: [&str; 25] = [
     NOT_PROMISED,
     RELOADED,
     RELOAD_REFUSED,
+    SUPERVISOR,
+    SUPERVISOR_TROUBLE,
 ];
 
 /// The class of a change of phase.

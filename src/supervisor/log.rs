@@ -27,35 +27,35 @@ impl Log {
     }
 
     pub fn info(&mut self, message: &str) {
-        self.line(6, "INFO", message, "");
+        self.line(6, "INFO", message, events::SUPERVISOR);
     }
 
     pub fn warning(&mut self, message: &str) {
-        self.line(4, "WARNING", message, "");
+        self.line(4, "WARNING", message, events::SUPERVISOR_TROUBLE);
     }
 
     /// A fence, or a failure to fence. The journal writes this priority to disk at once.
     pub fn critical(&mut self, message: &str) {
-        self.line(2, "CRITICAL", message, "");
+        self.line(2, "CRITICAL", message, events::SUPERVISOR_TROUBLE);
     }
 
     /// A change of the guard's phase, of the class that the journal's catalog explains.
     pub fn phase(&mut self, before: Phase, after: Phase) {
         let fence = matches!(after, Phase::Frozen | Phase::Killing);
         let (priority, level) = if fence { (2, "CRITICAL") } else { (6, "INFO") };
-        let class = format!("MESSAGE_ID={}\n", events::of_phases(before, after));
-        self.line(priority, level, &format!("{before:?} -> {after:?}"), &class);
+        let class = events::of_phases(before, after);
+        self.line(priority, level, &format!("{before:?} -> {after:?}"), class);
     }
 
-    fn line(&mut self, priority: u8, level: &str, message: &str, fields: &str) {
+    fn line(&mut self, priority: u8, level: &str, message: &str, class: &str) {
         let mut message = message.replace('\n', " ");
         if self.dropped > 0 {
             message += &format!(" ({} lines before this one were dropped)", self.dropped);
         }
         let sent = match &self.journal {
             Some(journal) => {
-                let own = format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=pgvigil\n");
-                journal.send(format!("{own}{fields}MESSAGE={message}\n").as_bytes()).is_ok()
+                let own = format!("PRIORITY={priority}\nMESSAGE_ID={class}\nMESSAGE={message}\n");
+                journal.send(format!("SYSLOG_IDENTIFIER=pgvigil\n{own}").as_bytes()).is_ok()
             }
             None => to_stderr(&format!("{} {level}: {message}\n", clock::local(clock::wall()))),
         };

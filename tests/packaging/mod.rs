@@ -2,6 +2,8 @@
 
 pub mod built;
 mod leftover;
+mod machine;
+mod server;
 mod setup;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,7 +113,7 @@ fn the_units_have_what_the_fence_needs_and_differ_only_in_the_instance() {
     let [single, instance] = UNITS.map(settings);
     for (name, value) in [
         ("Type", "notify"),
-        ("NotifyAccess", "main"),
+        ("NotifyAccess", "exec"),
         ("KillMode", "process"),
         ("Restart", "always"),
         ("RestartSec", "100ms"),

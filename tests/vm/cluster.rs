@@ -30,7 +30,7 @@ const SETUP: &str = include_str!("guest/setup");
 const UNIT: &str = include_str!("../../systemd/pgvigil.service");
 const RULES: &str = include_str!("../../udev/70-pgvigil-watchdog.rules");
 /// What is this laboratory's alone: the data lies on a disk that a unit of the image mounts.
-const ORDER: &str = "[Unit]\nAfter=vm-network.service vm-data.service\n";
+pub const ORDER: &str = "[Unit]\nAfter=vm-network.service vm-data.service\n";
 
 /// The device that a machine's pgvigil arms; every machine has both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

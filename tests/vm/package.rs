@@ -1,5 +1,6 @@
-//! The Debian package in a machine with real systemd: one member, a client that writes all the
-//! time, and what an administrator does with it, from the installation to the purge.
+//! The Debian package in a machine of its own: what `tests/packaging/server.rs` shows in a
+//! container, with a kernel, a watchdog device that resets, and boots. One member, a client that
+//! writes all the time, and what an administrator does, from the installation to the purge.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,11 +9,15 @@ use std::time::Instant;
 
 use super::guest::{Guest, Hardware};
 use super::{PATIENCE, cluster, impossible, settings};
+use crate::lab::net::Host;
 use crate::lab::wait::wait_until;
 use crate::lab::{Lab, Settings, config};
 use crate::packaging::built;
 
 const UNIT: &str = "pgvigil.service";
+const DATA: &str = "/data/pgvigil/data";
+/// Another cluster's member, with other ports.
+const SECOND: &str = "pgvigil@second.service";
 /// An older package and a newer one of the same program.
 const VERSIONS: [&str; 2] = ["0.1.0-1", "0.1.1-1"];
 
@@ -37,6 +42,13 @@ impl Server {
         self.guest.run(command).trim().to_owned()
     }
 
+    fn wait(&self, what: &str, command: &str) {
+        wait_until(what, PATIENCE, || {
+            self.guest.try_run(command).filter(|answer| answer.status == 0)
+        });
+        println!("package: {what}, {} s", self.begun.elapsed().as_secs());
+    }
+
     /// Runs it and expects that it fails; what it said.
     fn refused(&self, command: &str) -> String {
         let answer = self.guest.try_run(command).expect("an answer");
@@ -49,7 +61,7 @@ impl Server {
     }
 
     fn postmaster(&self) -> String {
-        self.run("head -n 1 /data/pgvigil/postmaster.pid")
+        self.run(&format!("head -n 1 {DATA}/postmaster.pid"))
     }
 
     fn primary(&self, what: &str) {
@@ -101,10 +113,20 @@ fn payload(lab: &Lab) -> PathBuf {
     for version in VERSIONS {
         built::make_version("deb", &packages, Some(version));
     }
-    let text = config::render(&lab.settings, 1, Path::new("/data/pgvigil"));
-    let text = text.replace("scram-sha-256", "trust");
-    let text = text.replace("watchdog: {mode: off}\n", "watchdog: {mode: required}\n");
-    fs::write(root.join("etc/pgvigil/pgvigil.yml"), text).expect("a file");
+    let member = |directory: &str| {
+        let text = config::render(&lab.settings, 1, Path::new(directory));
+        let text = text.replace("scram-sha-256", "trust");
+        text.replace("watchdog: {mode: off}\n", "watchdog: {mode: required}\n")
+    };
+    let second = member("/data/second").replace("scope: lab", "scope: second");
+    let second = second.replace(":8008", ":8009").replace(":5432", ":5433");
+    fs::write(root.join("etc/pgvigil/pgvigil.yml"), member("/data/pgvigil")).expect("a file");
+    fs::write(root.join("etc/pgvigil/second.yml"), second).expect("a file");
+    for unit in [UNIT, SECOND] {
+        let directory = root.join(format!("etc/systemd/system/{unit}.d"));
+        fs::create_dir_all(&directory).expect("a directory");
+        fs::write(directory.join("vm.conf"), cluster::ORDER).expect("a file");
+    }
     let archive = lab.base().join("payload.tar");
     let mut tar = Command::new("tar");
     tar.arg("-C").arg(&root).arg("-cf").arg(&archive).args([
@@ -130,23 +152,27 @@ fn package() {
     killed_and_stopped(&server);
     paused(&server);
     adopted(&server);
+    hung(&server);
+    shared(&server);
+    reset(&mut server);
     removed(&server);
 }
 
 fn installed(server: &Server) {
-    server.run("tar -C / -xf /dev/vdc && modprobe softdog");
-    server.run("rmmod i6300esb || true");
+    server.run("tar -C / -xf /dev/vdc");
     let said = server.run(&format!("dpkg -i /root/pgvigil_{}_*.deb", VERSIONS[0]));
     println!("{said}");
+    // As docs/INSTALL.md says.
+    server.run("sed -i 's/^#softdog/softdog/' /etc/modules-load.d/pgvigil.conf; modprobe softdog");
+    server.run("udevadm settle");
     assert_eq!(server.run("getent group pgvigil | cut -d: -f4"), "", "a group without members");
     assert!(server.run("stat -c %G:%a /dev/watchdog0").contains("pgvigil:660"));
     assert_eq!(server.run(&format!("systemctl is-enabled {UNIT} || true")), "disabled");
     assert_eq!(server.run(&format!("systemctl is-active {UNIT} || true")), "inactive");
     let score = server.run(&format!("systemd-analyze security --no-pager {UNIT} | tail -n 1"));
     println!("package: {score}");
-    server
-        .run("chown root:postgres /etc/pgvigil/pgvigil.yml && chmod 640 /etc/pgvigil/pgvigil.yml");
-    server.run("install -d -o postgres -g postgres -m 700 /data/pgvigil");
+    server.run("chown root:postgres /etc/pgvigil/*.yml && chmod 640 /etc/pgvigil/*.yml");
+    server.run("install -d -o postgres -g postgres -m 700 /data/pgvigil /data/second");
     server.run(&format!("systemctl enable --now {UNIT}"));
     server.primary("installed, enabled, started");
 }
@@ -224,13 +250,13 @@ fn paused(server: &Server) {
 /// A PostgreSQL that another unit started, and that unit does not stop.
 fn adopted(server: &Server) {
     server.run(&format!("systemctl stop {UNIT}"));
-    server.run(
+    server.run(&format!(
         "systemd-run --unit=other -p User=postgres -p KillMode=none -p Type=exec \
-         /usr/lib/postgresql/15/bin/postgres -D /data/pgvigil",
-    );
+         /usr/lib/postgresql/15/bin/postgres -D {DATA}",
+    ));
     wait_until("PostgreSQL of another unit", PATIENCE, || {
-        let ready = "grep -q ready /data/pgvigil/postmaster.pid";
-        server.guest.try_run(ready).filter(|answer| answer.status == 0)
+        let ready = format!("grep -q ready {DATA}/postmaster.pid");
+        server.guest.try_run(&ready).filter(|answer| answer.status == 0)
     });
     let before = server.postmaster();
     server.run(&format!("systemctl stop other.service; kill -0 {before}"));
@@ -241,6 +267,63 @@ fn adopted(server: &Server) {
     assert!(group.contains(&format!("{UNIT}/postgres")), "{group}");
 }
 
+/// A supervisor that hangs in a stop is killed by systemd, PostgreSQL by `fence-leftover`, which
+/// also stops the device: no reset.
+fn hung(server: &Server) {
+    server.run(&format!(
+        "mkdir -p /run/systemd/system/{UNIT}.d && \
+         printf '[Service]\\nTimeoutStopSec=2\\n' >/run/systemd/system/{UNIT}.d/lab.conf && \
+         systemctl daemon-reload"
+    ));
+    let frozen = format!("/sys/fs/cgroup/system.slice/{UNIT}/supervisor/cgroup.freeze");
+    server.run(&format!("echo 1 >{frozen}; systemctl stop {UNIT} || true"));
+    let result = server.run(&format!("systemctl show --value -p Result {UNIT}"));
+    assert_eq!(result, "timeout");
+    assert_eq!(server.run("pgrep -c postgres || true"), "0");
+    assert!(!server.counts(), "{}", server.run(&format!("journalctl -u {UNIT} -n 9 --no-pager")));
+    assert_eq!(server.guest.boots(), 1, "no reset");
+    server.run(&format!("rm -r /run/systemd/system/{UNIT}.d; systemctl daemon-reload"));
+    server.run(&format!("systemctl reset-failed {UNIT}; systemctl start {UNIT}"));
+    server.primary("a stop that hung, and a start");
+}
+
+/// One device has one owner: a second instance that requires it does not lead, one that does not
+/// leads without it, and the first one never notices.
+fn shared(server: &Server) {
+    server.lab.wait_written();
+    server.unnoticed("a second instance", || {
+        server.run(&format!("systemctl start --no-block {SECOND}"));
+        let journal = format!("journalctl -q --no-pager -u {SECOND}");
+        server.wait("a device in use", &format!("{journal} | grep 'is held by another process'"));
+        server.run("sed -i 's/mode: required/mode: automatic/' /etc/pgvigil/second.yml");
+        assert_eq!(server.run(&format!("{journal} | grep -c 'Candidate -> Leading' || true")), "0");
+        server.run(&format!("systemctl restart {SECOND}"));
+        let rest = format!("exec 3<>/dev/tcp/{}/8009", Host::Member(1).address());
+        let asked = "printf 'GET /primary HTTP/1.0\\r\\n\\r\\n' >&3; head -n 1 <&3 | grep ' 200'";
+        server.wait("a second primary without a device", &format!("{rest}; {asked}"));
+        server.run(&format!("systemctl stop {SECOND}"))
+    });
+}
+
+/// A supervisor that is stopped resets the machine, which boots while etcd is not there.
+fn reset(server: &mut Server) {
+    server.lab.wait_written();
+    let since = server.lab.writer().now();
+    server.run(&format!("systemctl kill -s STOP --kill-who=main {UNIT}"));
+    server.lab.kill_etcd(1);
+    server.guest.wait_booted(2);
+    println!("package: reset, {} s", server.begun.elapsed().as_secs());
+    server
+        .wait("a boot without etcd", &format!("journalctl -b -u {UNIT} | grep 'waiting on etcd'"));
+    assert_eq!(server.run("pgrep -fc 'postgres: .*walwriter' || true"), "0", "no primary");
+    server.lab.start_etcd(1);
+    server.primary("etcd is back");
+    server.lab.wait_written();
+    let verdict = server.lab.judge(since);
+    assert_eq!((verdict.lost, verdict.overlap), (0, 0));
+    assert!(server.counts(), "the watchdog device counts");
+}
+
 fn removed(server: &Server) {
     server.run(&format!("systemctl disable --now {UNIT}"));
     server.run("dpkg -r pgvigil");
@@ -249,6 +332,6 @@ fn removed(server: &Server) {
     for gone in ["/var/lib/pgvigil", "/etc/modprobe.d/pgvigil.conf", "/usr/lib/pgvigil"] {
         server.run(&format!("test ! -e {gone}"));
     }
-    server.run("test -e /etc/pgvigil/pgvigil.yml && test -e /data/pgvigil/PG_VERSION");
-    assert_eq!(server.guest.boots(), 1, "no reset");
+    server.run(&format!("test -e /etc/pgvigil/pgvigil.yml && test -e {DATA}/PG_VERSION"));
+    assert_eq!(server.guest.boots(), 2, "no other reset");
 }
