@@ -79,6 +79,10 @@ fn try_fence(
         Some(options) => stop_device(&options),
         None => String::new(),
     };
+    // As at the end in good order: there is nothing to go on with.
+    if let (Left::Unfinished, Ok(memory)) = (left, Memory::open(&descent.data_dir, false)) {
+        memory.remove();
+    }
     let what =
         if killed { "a stop left PostgreSQL running: killed" } else { "nothing is left over" };
     Ok(format!("{what}{device}"))
@@ -153,12 +157,9 @@ impl Left {
 /// systemd has a duplicate of its descriptor; when that is closed the device counts on, and can be
 /// opened. As an addition to what is said: how it went.
 fn stop_device(options: &held::Options) -> String {
-    use sd_notify::NotifyState;
+    use sd_notify::NotifyState::Custom;
     // Heard because of NotifyAccess=exec. An error shows as a device that stays busy.
-    let _ = sd_notify::notify(&[
-        NotifyState::Custom("FDSTOREREMOVE=1"),
-        NotifyState::Custom(&format!("FDNAME={STORED}")),
-    ]);
+    let _ = sd_notify::notify(&[Custom("FDSTOREREMOVE=1"), Custom(&format!("FDNAME={STORED}"))]);
     let begun = clock::boot();
     loop {
         match held::open(options, None) {

@@ -74,6 +74,5 @@ fn to_stderr(line: &str) -> bool {
 fn connect() -> Option<UnixDatagram> {
     let socket = UnixDatagram::unbound().ok()?;
     socket.set_nonblocking(true).ok()?;
-    socket.connect(JOURNAL).ok()?;
-    Some(socket)
+    socket.connect(JOURNAL).ok().map(|()| socket)
 }

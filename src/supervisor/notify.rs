@@ -103,6 +103,5 @@ fn connect(name: &str) -> Option<UnixDatagram> {
         Some(name) => SocketAddr::from_abstract_name(name).ok()?,
         None => SocketAddr::from_pathname(name).ok()?,
     };
-    socket.connect_addr(&address).ok()?;
-    Some(socket)
+    socket.connect_addr(&address).ok().map(|()| socket)
 }

@@ -103,7 +103,8 @@ impl Machine {
     }
 
     fn journal(&self) -> String {
-        self.try_run("journalctl -q --no-pager -n 60 -o short-precise").1
+        self.try_run("journalctl -q --no-pager -o short-precise | grep -v 'not count' | tail -n 90")
+            .1
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Pings {
     pub(super) done: Boot,
     /// The timeout that the device was told; zero: not by us.
     pub(super) timeout: Duration,
+    /// When the last one that the device refused did.
+    pub(super) failed: Boot,
     /// The same of the last one without proof.
     pub(super) unproven: Boot,
     /// One is under way; `Some(true)`: with proof.
@@ -144,7 +146,9 @@ impl Guard {
         self.budget.and_then(|budget| budget.watch).map(|watch| watch.set).or(last)
     }
 
-    /// When the next ping without proof is due: half a timeout after the last one of any kind.
+    /// When the next ping without proof is due: half a timeout after the last one of any kind, an
+    /// eighth after one that was refused, so that a device that refuses all of them is not asked
+    /// without a pause.
     pub(super) fn ping_due(&self) -> Option<Boot> {
         let timeout = self.timeout()?;
         let harmless = match self.phase {
@@ -152,14 +156,15 @@ impl Guard {
             Phase::Frozen => self.group.frozen || self.pings.still || !self.may_acknowledge(),
             _ => false,
         };
-        let due = self.device == Device::On && self.pings.pending.is_none() && harmless;
-        due.then(|| self.pings.done.plus(timeout / 2))
+        let due = self.pings.done.plus(timeout / 2).max(self.pings.failed.plus(timeout / 8));
+        (self.device == Device::On && self.pings.pending.is_none() && harmless).then_some(due)
     }
 
     pub(super) fn pinged(&mut self, at: Option<Boot>, now: Boot, out: &mut Vec<Effect>) {
         let Some(proven) = self.pings.pending.take() else { return };
         let Some(at) = at else {
             self.pings.withheld = self.pings.withheld.wrapping_add(u32::from(proven));
+            self.pings.failed = now;
             return;
         };
         self.pings.done = at;

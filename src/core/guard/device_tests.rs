@@ -106,6 +106,23 @@ fn a_ping_is_one_confirmation_younger_than_g_that_was_sent_after_the_last_ping()
 }
 
 #[test]
+fn a_device_that_refuses_is_asked_again_after_a_pause() {
+    let mut run = primary();
+    run.ok(3405, Event::Tick);
+    run.ok(3500, group(true, true));
+    run.is(Phase::Frozen, "AFp");
+    run.ok(3510, Event::Pinged { at: None });
+    run.is(Phase::Frozen, "");
+    assert_eq!(run.guard.wake_at(), Some(at(4010)), "an eighth of its timeout");
+    run.ok(4009, Event::Tick);
+    run.is(Phase::Frozen, "");
+    run.ok(4010, Event::Tick);
+    run.is(Phase::Frozen, "p");
+    run.ok(4020, pinged(4015));
+    assert_eq!(run.guard.wake_at(), Some(at(6015)), "half of it after one that went through");
+}
+
+#[test]
 fn a_frozen_group_is_pinged_by_time_and_thawed_only_by_a_renewal_that_was_sent_later() {
     let mut run = primary();
     run.ok(3405, Event::Tick);
