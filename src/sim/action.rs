@@ -198,7 +198,9 @@ async fn act_bootstrap(ctx: &Ctx, v: &View, action: Action) -> Done {
             let write = Write::Initialize { value: Initialize::Absent, lease_id: 0 };
             let own = v.store.lease.map_or(0, |lease| lease.id);
             let ours = Compare::Initialize(Initialize::InProgress { lease_id: own });
-            commit(ctx, v, vec![ours], vec![write]).await.map(drop)
+            commit(ctx, v, vec![ours], vec![write]).await?;
+            // A real agent exits, and the next one reads before it decides.
+            Ok(ctx.read(v.settings.retry_timeout).await?)
         }
         Action::FinishBootstrap | Action::AdoptInitialize => finish_bootstrap(ctx, v).await,
         write => {

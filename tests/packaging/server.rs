@@ -19,6 +19,8 @@ const DISARMED: &str = "tr -dc V </run/dog.log | wc -c";
 /// core/events.rs: a renewal of the lease was not confirmed.
 const MISSED: &str = "MESSAGE_ID=7018d5519a854ef89e80d9a5902cdf38";
 
+type Part = (&'static str, fn(&Machine));
+
 #[test]
 #[ignore = "make package-check"]
 fn a_server_lives_with_the_deb() {
@@ -31,7 +33,7 @@ fn a_server_lives_with_the_deb() {
         Ok(machine) => machine,
         Err(why) => return println!("a server with systemd: SKIPPED, {why}"),
     };
-    let parts: [(&str, fn(&Machine)); 8] = [
+    let parts: [Part; 8] = [
         ("installed and started", installed),
         ("seen by systemctl and journalctl", seen),
         ("upgraded and downgraded under load", upgraded),

@@ -260,8 +260,8 @@ fn identity(v: &View) -> Option<Outcome> {
     Some(Outcome::say(v, reason.clone()).act(Action::GiveUp { reason }))
 }
 
-/// Another member has bootstrapped while our own attempt was interrupted. Nobody relies on what that
-/// left; it is kept beside its place, which is free for a copy.
+/// Another member has bootstrapped while our own attempt was interrupted. Nobody relies on what
+/// that left; it is kept beside its place, which is free for a copy.
 fn overtaken(v: &View, cluster: &str) -> Option<Outcome> {
     if v.job.is_some_and(|job| job.succeeded.is_none()) {
         return None;
