@@ -1,12 +1,13 @@
 # make setup          install what is missing, from the distribution
 # make demo           a cluster of three on loopback, to play with, until Ctrl-C
 # make demo-failover  the same, with faults and a verdict
-# make test           lints, unit tests, parts, clusters: what CI runs
+# make test           lints, unit tests, parts, package, clusters: what CI runs
 # make bench          write gaps and costs; SUT=patroni measures Patroni, RUNS=n repeats n times
 # make lint, unit, parts, cluster [SCENARIO=name]     pieces of it
 # make sim            ten thousand simulated clusters more than the thousand of make test
 # make deb, rpm       packages of this commit, in target/packages
-# make package-check  packages of the program that is there, looked at by lintian, rpmlint, rpm
+# make package-check  a .deb of the program that is there: lintian, and a container with systemd where
+#                     it is installed, upgraded under load, stopped, removed; rpm-check: an .rpm
 # make deb-repro      the same commit, built in two places, must give the same .deb
 # make mixed          clusters with real Patroni, HAProxy, Prometheus
 # make test-vm-quick  virtual machines that are really reset
@@ -14,7 +15,7 @@
 
 .PHONY: demo demo-failover test lint unit parts sim cluster mixed bench build setup
 .PHONY: test-vm test-vm-quick setup-vm setup-mixed
-.PHONY: deb rpm package-check deb-repro setup-package
+.PHONY: deb rpm package-check rpm-check deb-repro setup-package setup-rpm
 
 demo: build
 	@packaging/demo.sh
@@ -22,7 +23,7 @@ demo: build
 demo-failover: build
 	@packaging/demo.sh failover
 
-test: lint unit parts cluster
+test: lint unit parts package-check cluster
 
 lint: setup
 	cargo fmt --all --check
@@ -65,22 +66,34 @@ bench: setup
 build: setup
 	cargo build --locked
 
-deb rpm: setup-package
+deb: setup-package
+	packaging/release.sh $@ target/packages
+
+rpm: setup-rpm
 	packaging/release.sh $@ target/packages
 
 # Builds twice from nothing: half an hour.
 deb-repro: setup-package
 	packaging/repro.sh
 
-package-check: setup-package build
+package-check: setup-package
 	cargo build --locked --example manual
-	cargo test --locked --test tests -- --nocapture --test-threads=1 --ignored packaging::
+	cargo test --locked --test tests -- --nocapture --test-threads=1 --ignored \
+		packaging::built::the_deb packaging::server
+
+rpm-check: setup-rpm
+	cargo build --locked --example manual
+	cargo test --locked --test tests -- --nocapture --test-threads=1 --ignored \
+		packaging::built::the_rpm
 
 setup:
 	@packaging/setup.sh
 
-setup-package:
+setup-package: setup
 	@packaging/setup.sh package
+
+setup-rpm: setup
+	@packaging/setup.sh rpm
 
 setup-mixed: setup
 	@packaging/setup.sh mixed

@@ -2,8 +2,9 @@
 # Installs what pgvigil's build, demo and tests need, from the distribution, if it is missing.
 # With the argument `vm`, what the virtual machines of tests/vm need, too (QEMU and mmdebstrap:
 # about 60 MB to fetch, a minute); with `mixed`, the clients of a cluster that tests/clients.rs runs;
-# with `package`, what makes and judges packages (two programs of crates.io, built once into
-# ~/.cache/pgvigil/tools: some minutes).
+# with `package`, what makes and judges a .deb and boots a container of this machine; with `rpm`, the
+# same of an .rpm. Both build a program of crates.io once, into ~/.cache/pgvigil/tools: cargo-deb in a
+# minute, cargo-generate-rpm in several.
 # Starts nothing: no PostgreSQL cluster is created, etcd stays off; what already ran goes on.
 set -eu
 
@@ -14,6 +15,7 @@ need() { # command package...
     command -v "$command" >/dev/null || missing="$missing $*"
 }
 PATH=$PATH:/usr/sbin:/sbin
+tool=
 case "${1:-}" in
 vm)
     need qemu-system-x86_64 qemu-system-x86
@@ -22,9 +24,17 @@ vm)
     ;;
 package)
     need lintian lintian
+    need strip binutils
+    need dbus-daemon dbus
+    need pgrep procps
+    [ -x /lib/systemd/systemd ] || missing="$missing systemd"
+    tool=cargo-deb@3.8.0
+    ;;
+rpm)
     need rpmlint rpmlint
     need rpm rpm
     need strip binutils
+    tool=cargo-generate-rpm@0.21.1
     ;;
 mixed)
     need haproxy haproxy
@@ -51,13 +61,11 @@ need setpriv util-linux
 
 # Pinned: a package must not change because a tool did.
 tools() {
-    [ "$wanted" = package ] || return 0
+    [ "$tool" ] || return 0
     root=${XDG_CACHE_HOME:-$HOME/.cache}/pgvigil/tools
-    for tool in cargo-deb@3.8.0 cargo-generate-rpm@0.21.1; do
-        grep -qs "\"${tool%@*} ${tool#*@} " "$root/.crates2.json" && continue
-        echo "setup: building $tool, once"
-        cargo install --quiet --locked --root "$root" "$tool"
-    done
+    grep -qs "\"${tool%@*} ${tool#*@} " "$root/.crates2.json" && return 0
+    echo "setup: building $tool, once"
+    cargo install --quiet --locked --root "$root" "$tool"
 }
 if [ -z "$missing" ]; then
     tools

@@ -1,5 +1,5 @@
-//! Packages made of the program that is there. Run by `make package-check`, after
-//! `packaging/setup.sh package` and with the example `manual` built.
+//! Packages made of the program that is there. Run by `make package-check` and `make rpm-check`,
+//! after `packaging/setup.sh` and with the example `manual` built.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ fn harmless(script: &str) {
 }
 
 #[test]
-#[ignore = "make package-check"]
+#[ignore = "make rpm-check"]
 fn the_rpm_is_clean_and_whole() {
     let directory = tempfile::tempdir().unwrap();
     let file = make("rpm", directory.path());

@@ -48,7 +48,7 @@ impl Machine {
         holder.stdout(log.try_clone().unwrap()).stderr(log);
         let holder = holder.spawn().unwrap();
         let mut machine = Machine { directory, group, holder, init: 0 };
-        machine.init = wait_until("the container", BOOT_WITHIN, || machine.find_init());
+        machine.init = wait_until("the container", BOOT_WITHIN, || machine.find_init())?;
         wait_until("systemd in the container", BOOT_WITHIN, || {
             let state = machine.try_run("systemctl is-system-running").1;
             (["running", "degraded"].contains(&state.trim())).then_some(())
@@ -56,16 +56,17 @@ impl Machine {
         Ok(machine)
     }
 
-    fn find_init(&mut self) -> Option<i32> {
+    /// `Err`: machine.sh could not do it here.
+    fn find_init(&mut self) -> Option<Result<i32, String>> {
         if let Ok(Some(status)) = self.holder.try_wait() {
             let said = fs::read_to_string(self.directory.path().join("console"));
-            panic!("the container: {status}: {}", said.unwrap_or_default());
+            return Some(Err(format!("machine.sh: {status}: {}", said.unwrap_or_default())));
         }
         let holder = self.holder.id();
         let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children")).ok()?;
         let init: i32 = children.split_whitespace().next()?.parse().ok()?;
         let exe = fs::read_link(format!("/proc/{init}/exe")).ok()?;
-        exe.ends_with("systemd").then_some(init)
+        exe.ends_with("systemd").then_some(Ok(init))
     }
 
     /// Exit code and output of a bash command in there, as root.

@@ -49,8 +49,13 @@ done
 hostname db1
 ip link set lo up
 mkdir host
-pivot_root . host
-umount -l /host
-rmdir /host
-exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+# In a chroot the old root is no mount, and cannot be put aside.
+enter=
+if pivot_root . host; then
+    umount -l /host
+else
+    enter="chroot ."
+fi
+# shellcheck disable=SC2086
+exec $enter env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --unit=lab.target --log-target=journal --show-status=no

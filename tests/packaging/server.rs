@@ -112,7 +112,7 @@ fn upgraded(machine: &Machine) {
         "cat >/run/load <<'END'
 export PGHOST=127.0.0.1 PGUSER=postgres PGDATABASE=postgres PATH=$PATH:/usr/lib/postgresql/15/bin
 export PGPASSWORD=$(sed -n 's/.*superuser:.*password: \"\\(.*\\)\"}/\\1/p' /etc/pgvigil/pgvigil.yml)
-pgbench -q -i && touch /run/loading && exec pgbench -n -c 4 -T 30
+pgbench -q -i && touch /run/loading && exec pgbench -n -c 4 -T 15
 END
 systemd-run --unit=lab-load -p RemainAfterExit=yes bash /run/load",
     );
