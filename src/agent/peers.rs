@@ -47,6 +47,7 @@ fn to_answer(peer: &PeerStatus) -> PeerAnswer {
         // One that runs no server is no candidate, but it is no primary either.
         in_recovery: peer.in_recovery.unwrap_or(true),
         position: peer.position(),
+        fresh: peer.fresh,
         timeline: peer.timeline,
         nofailover: peer.nofailover || peer.in_recovery.is_none(),
         failover_priority: peer.failover_priority,

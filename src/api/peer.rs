@@ -17,6 +17,8 @@ pub struct PeerStatus {
     pub location: Option<Lsn>,
     pub received: Option<Lsn>,
     pub replayed: Option<Lsn>,
+    /// The positions were asked for after the question came in. A Patroni asks for each answer.
+    pub fresh: bool,
     pub timeline: Option<u32>,
     pub nofailover: bool,
     /// Patroni's default is 1; 0 or less means `nofailover`.
@@ -64,6 +66,7 @@ impl PeerStatus {
             location,
             received: position("received_location"),
             replayed: position("replayed_location"),
+            fresh: document.get("vigil").is_none_or(|vigil| vigil["fresh"] == true),
             timeline: document["timeline"].as_u64().and_then(|t| u32::try_from(t).ok()),
             nofailover,
             failover_priority: if nofailover { 0 } else { priority.unwrap_or(1) },
@@ -127,7 +130,7 @@ mod tests {
         assert_eq!(primary.position(), Some(Lsn(67_108_960)));
         assert_eq!(primary.timeline, Some(1));
         assert_eq!(primary.system_identifier.as_deref(), Some("7710567681084448811"));
-        assert!(!primary.vigil);
+        assert!(!primary.vigil && primary.fresh, "a Patroni asks its server for each answer");
         let replica = PeerStatus::parse(&json!({
             "state": "running", "role": "replica", "pause": true, "vigil": {"protocol": 1},
             "xlog": {"received_location": 20, "replayed_location": 10},
@@ -136,7 +139,9 @@ mod tests {
         assert_eq!(replica.in_recovery, Some(true));
         assert_eq!(replica.position(), Some(Lsn(20)));
         assert_eq!(replica.failover_priority, 3);
-        assert!(replica.paused && replica.vigil);
+        assert!(replica.paused && replica.vigil && !replica.fresh);
+        let asked = json!({"state": "running", "vigil": {"protocol": 1, "fresh": true}});
+        assert!(PeerStatus::parse(&asked).fresh);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::core::cluster::{Cluster, HistoryEntry};
+use crate::core::time::Boot;
 use crate::sys::clock;
 
 use super::auth::Access;
@@ -49,7 +50,7 @@ pub(super) async fn answer(
             if first_segment(request.uri().path()) == "patroni" {
                 look(shared).await;
             }
-            get(request.uri().path(), request.uri().query(), shared)
+            get(request.uri().path(), request.uri().query(), begun, shared)
         }
         Method::HEAD | Method::OPTIONS => {
             let snapshot = shared.snapshot.borrow().clone();
@@ -88,7 +89,7 @@ async fn look(shared: &Shared) {
     let _ = tokio::time::timeout(LOOK_WITHIN, fresh).await;
 }
 
-fn get(path: &str, query: Option<&str>, shared: &Shared) -> Answer {
+fn get(path: &str, query: Option<&str>, asked_at: Boot, shared: &Shared) -> Answer {
     let snapshot = shared.snapshot.borrow().clone();
     let view = View::new(&snapshot, clock::boot());
     let query = parse_query(query);
@@ -96,7 +97,7 @@ fn get(path: &str, query: Option<&str>, shared: &Shared) -> Answer {
     match READS.iter().find(|(name, _)| *name == segment).map(|(_, read)| *read) {
         Some(Read::Liveness) => bare(health::is_alive(&view)),
         Some(Read::Readiness) => bare(health::is_ready(&query, &view)),
-        Some(Read::Patroni) => document(200, &status::document(&view)),
+        Some(Read::Patroni) => document(200, &status::answer(&view, asked_at)),
         Some(Read::Metrics) => text(200, metrics::page(&view), "text/plain"),
         Some(Read::Cluster) => of_cluster(&view, |cluster| {
             document(200, &cluster::document(cluster, mode(&snapshot), &snapshot.scope))

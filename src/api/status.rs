@@ -4,8 +4,19 @@ use serde_json::{Map, Value, json};
 
 use crate::core::database::{Probe, WalSender};
 use crate::core::settings::SyncMode;
+use crate::core::time::Boot;
 
 use super::view::View;
+
+/// The answer to somebody who asked at that instant: whether PostgreSQL was asked since.
+pub fn answer(view: &View, asked_at: Boot) -> Value {
+    let mut document = document(view);
+    let fresh = view.snapshot.probe.as_ref().is_some_and(|(_, at)| *at >= asked_at);
+    if let Some(Value::Object(vigil)) = document.get_mut("vigil") {
+        vigil.insert("fresh".to_owned(), json!(fresh && view.probe.is_some()));
+    }
+    document
+}
 
 /// Patroni's document, keys in Patroni's order; ours (`vigil`) comes last.
 pub fn document(view: &View) -> Value {
@@ -141,6 +152,20 @@ mod tests {
         };
         snapshot.settings.synchronous_mode = mode;
         snapshot
+    }
+
+    #[test]
+    fn an_answer_says_whether_the_server_was_asked_since_the_question() {
+        let mut snapshot = samples::replica();
+        snapshot.vigil = json!({"protocol": 1});
+        let fresh = |snapshot: &Snapshot, asked_at: Boot| {
+            answer(&View::new(snapshot, NOW), asked_at)["vigil"]["fresh"].clone()
+        };
+        let at = snapshot.probe.as_ref().expect("it answered").1;
+        assert_eq!(fresh(&snapshot, at), true);
+        assert_eq!(fresh(&snapshot, Boot(at.0 + 1)), false);
+        snapshot.probe = None;
+        assert_eq!(fresh(&snapshot, at), false);
     }
 
     #[test]

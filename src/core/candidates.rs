@@ -194,15 +194,16 @@ fn quorum(v: &View) -> u32 {
     voter.filter(|_| v.settings.synchronous_mode != SyncMode::Off).map_or(0, |sync| sync.quorum)
 }
 
-/// Those that `/sync` names and that have answered, since the key is vacant, that they are not
-/// ahead. Nothing is acknowledged any more since then, so a vote cannot be overtaken.
+/// Those that `/sync` names and whose servers have answered, since the key is vacant, that they are
+/// not ahead. Nothing is acknowledged any more since then, so a vote cannot be overtaken. What was
+/// known of a server that hangs, from before, is no vote: it may have got more since.
 fn votes(v: &View, mine: Lsn) -> u32 {
     let voter = |name: &str| {
         v.cluster().and_then(|c| c.sync.as_ref()).is_some_and(|key| key.value.contains(name))
     };
     let votes = v.peers.iter().filter(|(name, peer)| {
         let behind = peer.position.is_some_and(|theirs| theirs <= mine);
-        peer.reachable && peer.in_recovery && behind && voter(name)
+        peer.reachable && peer.in_recovery && peer.fresh && behind && voter(name)
     });
     u32::try_from(votes.count()).unwrap_or(u32::MAX)
 }

@@ -69,6 +69,7 @@ fn peer(position: u64) -> PeerAnswer {
         reachable: true,
         in_recovery: true,
         position: Some(Lsn(position)),
+        fresh: true,
         timeline: Some(1),
         failover_priority: 1,
         vigil: true,

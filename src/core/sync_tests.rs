@@ -268,6 +268,7 @@ fn a_voter_wins_only_when_enough_voters_are_not_ahead_of_it() {
             reachable: true,
             in_recovery: true,
             position: Some(Lsn(lsn)),
+            fresh: true,
             // A standby without a stream may tell an older timeline, or a newer one than ours.
             timeline: Some(2),
             failover_priority: 1,

@@ -175,6 +175,8 @@ pub struct PeerAnswer {
     pub in_recovery: bool,
     /// The greater of received and replayed; flush position of a primary.
     pub position: Option<Lsn>,
+    /// Its server told the position after we had asked; else it is what was known before.
+    pub fresh: bool,
     pub timeline: Option<u32>,
     pub nofailover: bool,
     pub failover_priority: i64,

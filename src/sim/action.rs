@@ -330,12 +330,14 @@ impl World {
             return PeerAnswer::default();
         };
         let fresh = self.probe(p).filter(|_| self.server_moves(p)).map(Arc::new);
+        let alive = fresh.is_some();
         let probe = fresh.or_else(|| agent.probe.as_ref().map(|(_, seen)| seen.value.clone()));
         PeerAnswer {
             unfit: !health::fit(&self.health(p)),
             reachable: true,
             in_recovery: probe.as_ref().is_none_or(|p| p.in_recovery),
             position: probe.as_ref().and_then(|p| position(p)),
+            fresh: alive,
             timeline: probe.as_ref().map(|p| p.timeline),
             nofailover: probe.is_none() || self.members[p].tags.nofailover,
             failover_priority: self.members[p].tags.failover_priority,

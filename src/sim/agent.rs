@@ -37,6 +37,7 @@ pub struct Inspection {
     pub bootstrapping: bool,
     pub promoting: bool,
     pub half_rewound: bool,
+    pub stay_down: bool,
     pub shm_attached: bool,
     pub running_pid: Option<i32>,
 }
@@ -265,6 +266,7 @@ impl World {
             bootstrapping: dir.is_some_and(|d| d.bootstrapping),
             promoting: dir.is_some_and(|d| d.promoting),
             half_rewound: dir.is_some_and(|d| d.half_rewound),
+            stay_down: member.held,
             shm_attached: member.server.is_some(),
             running_pid: member.server.as_ref().filter(|s| !s.orphaned).map(|s| s.pid),
         }
@@ -282,7 +284,7 @@ impl World {
             bootstrapping: i.bootstrapping,
             promoting: i.promoting,
             half_rewound: i.half_rewound,
-            stay_down: false,
+            stay_down: i.stay_down,
             shm_attached: i.shm_attached,
             running_pid: i.running_pid,
             postmaster: member.supervisor.as_ref().and_then(|s| {

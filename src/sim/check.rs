@@ -149,8 +149,9 @@ impl Checks {
 impl World {
     /// All that is checked after every event.
     pub fn check(&mut self) {
-        self.check_one_primary();
+        // It finds who is out of reach of every fence, which is an excuse.
         self.check_deadlines();
+        self.check_one_primary();
         self.check_sync_pair();
     }
 

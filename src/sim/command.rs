@@ -15,7 +15,7 @@ use super::world::{Host, SECOND, World, ms};
 
 pub const HELP: &str = "commands:
   before the start: members N | tag MEMBER NAME VALUE | set NAME VALUE |
-             watchdog hardware|software | start
+             watchdog hardware|software|stay_down | start
   time:      wait SECONDS | until CONDITION | expect CONDITION
              conditions: leader MEMBER, nobody leads, calm, MEMBER writable, MEMBER frozen,
              MEMBER standby, MEMBER down, fences N, lost N, pause below SECONDS, requests ended
@@ -54,6 +54,10 @@ pub fn obey(stage: &mut Stage, words: &[&str]) -> Done {
         }
         ["tag", member, name, value] if stage.sim.is_none() => tag(stage, member, name, value),
         ["set", name, value] if stage.sim.is_none() => set(&mut stage.plan.settings, name, value),
+        ["watchdog", "stay_down"] if stage.sim.is_none() => {
+            stage.plan.stay_down = true;
+            Ok(())
+        }
         ["watchdog", kind] if stage.sim.is_none() => {
             stage.plan.watchdog = match *kind {
                 "hardware" => Some(Kind::Hardware),
@@ -102,7 +106,11 @@ fn set(s: &mut Settings, name: &str, value: &str) -> Done {
         "primary_stop_timeout" => s.primary_stop_timeout = seconds(value)?,
         "maximum_lag_on_failover" => s.maximum_lag_on_failover_bytes = number(value)?,
         "synchronous_mode" => {
-            s.synchronous_mode = if on { SyncMode::On } else { SyncMode::Off };
+            s.synchronous_mode = match value {
+                "quorum" => SyncMode::Quorum,
+                _ if on => SyncMode::On,
+                _ => SyncMode::Off,
+            };
         }
         "synchronous_mode_strict" => s.synchronous_mode_strict = on,
         "use_pg_rewind" => s.use_pg_rewind = on,

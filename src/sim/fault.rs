@@ -153,7 +153,9 @@ pub fn draw(prng: &mut Prng) -> Plan {
     };
     let tags = draw_tags(prng, members);
     let watchdog = *prng.pick(&[None, None, Some(Kind::Hardware), Some(Kind::Software)]);
-    Plan { members, tags, settings, faults, watchdog, defect: None }
+    // Of a copy, so that what a seed draws next is what it was before there was this option.
+    let stay_down = watchdog.is_some() && prng.clone().per_mille(200);
+    Plan { members, tags, settings, faults, watchdog, stay_down, defect: None }
 }
 
 /// Few members have any; the first one has none, so that somebody may lead.

@@ -198,6 +198,7 @@ impl World {
         }
         for m in 0..self.members.len() {
             let now = self.now;
+            self.release_held(m);
             let member = &mut self.members[m];
             member.slow_freeze = false;
             member.ailing = None;

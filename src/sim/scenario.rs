@@ -50,6 +50,7 @@ pub fn play_with(text: &str, defect: Option<Defect>) -> Result<Played, String> {
         settings: Settings { use_pg_rewind: true, ..Settings::default() },
         faults: Faults::default(),
         watchdog: None,
+        stay_down: false,
         defect,
     };
     let (failures, answer) = (Vec::new(), String::new());

@@ -15,6 +15,9 @@ use super::world::{Host, World, ms};
 pub const DEVICE: Device =
     Device { min_s: 1, max_s: 600, factor_ppm: 1_010_000, late: ms(100), early: ms(50) };
 
+/// When somebody has looked at a machine that was reset.
+const LOOKED_WITHIN: Duration = Duration::from_secs(90);
+
 /// What a host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -130,9 +133,21 @@ impl World {
     fn reset(&mut self, m: usize) {
         self.checks.exercise("resets by a watchdog");
         self.say(Some(m), || "the watchdog resets the host".to_owned(), 7000);
+        let led = self.members[m].server.as_ref().is_some_and(|s| s.writable());
         self.crash_host(m);
+        if led && self.plan.stay_down {
+            self.members[m].held = true;
+            self.later(LOOKED_WITHIN, move |sim| sim.with(|w| w.release_held(m)));
+        }
         let delay = self.some_ms(10_000, 60_000);
         self.later(delay, move |sim| sim.with(|w| w.boot(m)));
+    }
+
+    /// `pgvigil watchdog release`.
+    pub fn release_held(&mut self, m: usize) {
+        if std::mem::take(&mut self.members[m].held) {
+            self.say(Some(m), || "an operator has looked after the reset".to_owned(), 7001);
+        }
     }
 
     /// A supervisor starts beside a device that counts, or finds that none does.

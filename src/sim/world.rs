@@ -31,6 +31,8 @@ pub struct Plan {
     pub faults: super::fault::Faults,
     /// The watchdog device of every host.
     pub watchdog: Option<Kind>,
+    /// A member that was reset as the primary stays down until an operator has looked.
+    pub stay_down: bool,
     /// What is wrong on purpose.
     pub defect: Option<super::defect::Defect>,
 }
@@ -74,6 +76,8 @@ pub struct Member {
     /// Its requests to the store, and the answers, are that much longer on their way.
     pub requests_late: Duration,
     pub answers_late: Duration,
+    /// It was reset as the primary, and nobody has looked yet.
+    pub held: bool,
     /// It is wanted that this member runs.
     pub enabled: bool,
     /// After its next stop it is not started again before the end of the faults.
@@ -153,6 +157,7 @@ impl World {
                 stale_store_until: 0,
                 requests_late: Duration::ZERO,
                 answers_late: Duration::ZERO,
+                held: false,
                 enabled: true,
                 stays_down: false,
                 removed: false,

@@ -157,7 +157,8 @@ impl Value for Vec<String> {
 
 impl Value for SyncMode {
     fn read(text: &str, _: Boot) -> Option<SyncMode> {
-        named(text, &[("yes", SyncMode::On), ("on", SyncMode::On), ("off", SyncMode::Off)])
+        let modes = [("yes", SyncMode::On), ("off", SyncMode::Off), ("quorum", SyncMode::Quorum)];
+        named(text, &modes)
     }
 }
 

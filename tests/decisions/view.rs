@@ -407,6 +407,7 @@ fn standby() -> PeerAnswer {
         reachable: true,
         in_recovery: true,
         position: Some(END),
+        fresh: true,
         timeline: Some(TIMELINE),
         failover_priority: 1,
         vigil: true,
@@ -433,7 +434,7 @@ fn peer(view: &mut View, line: &mut Line) {
     if line.is("silent") {
         *peer = PeerAnswer::default();
     }
-    fields!(line, peer, in_recovery position timeline nofailover failover_priority);
+    fields!(line, peer, in_recovery position fresh timeline nofailover failover_priority);
     fields!(line, peer, watchdog_failed vigil);
 }
 

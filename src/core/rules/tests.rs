@@ -51,6 +51,7 @@ pub fn peer(timeline: u32, position: u64) -> PeerAnswer {
         reachable: true,
         in_recovery: true,
         position: Some(Lsn(position)),
+        fresh: true,
         timeline: Some(timeline),
         failover_priority: 1,
         vigil: true,
