@@ -32,8 +32,9 @@ impl Callbacks {
         let gone = world.link.postmaster.is_none();
         self.restarting |= world.memory.restarting;
         let Some((action, role)) = self.due(now, gone) else { return };
-        let drivers = drivers.clone();
-        tokio::spawn(async move { hooks::callback(&drivers, action, role).await });
+        let calling = drivers.clone();
+        let call = tokio::spawn(async move { hooks::callback(&calling, action, role).await });
+        drivers.keep_call(call);
     }
 
     fn due(

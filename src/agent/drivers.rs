@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::api::auth::Credentials;
 use crate::api::client::Client;
@@ -125,6 +126,8 @@ pub struct Drivers {
     jobs: AtomicU32,
     /// The newest callback's job, and the newest `on_reload`'s.
     pub callbacks: [AtomicU64; 2],
+    /// The call of the newest callback, and the job that came of it.
+    call: Mutex<Option<JoinHandle<Option<u64>>>>,
     /// mod_revision of the `/config` that was cached last.
     cached: Mutex<i64>,
 }
@@ -152,6 +155,7 @@ impl Drivers {
             setup: Mutex::new((Arc::new(setup), 0, false)),
             jobs: AtomicU32::new(0),
             callbacks: Default::default(),
+            call: Mutex::default(),
             cached: Mutex::new(0),
             last_reset: OnceLock::new(),
         }))
@@ -236,6 +240,14 @@ impl Drivers {
         slot.0 = Arc::new(Setup::new(Arc::new(loaded.local), dynamic, patroni));
         *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
         Ok(())
+    }
+
+    pub fn keep_call(&self, call: JoinHandle<Option<u64>>) {
+        *self.call.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
+    }
+
+    pub fn take_call(&self) -> Option<JoinHandle<Option<u64>>> {
+        self.call.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub fn next_job(&self, work: Option<Work>) -> u64 {

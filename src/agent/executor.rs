@@ -160,7 +160,7 @@ async fn act(
         Action::StartStandby { upstream } => start_standby(d, v, upstream, facts).await?,
         Action::StartPrimary => start_primary(d, v).await?,
         Action::Promote { taken } => promote(d, v, &taken).await?,
-        Action::Follow { upstream } => follow(d, upstream, facts).await?,
+        Action::Follow { upstream } => follow(d, v, upstream, facts).await?,
         Action::Reload => order(d, Order::Signal(PgSignal::Reload)).await?,
         Action::Checkpoint => checkpoint(d, BEFORE_STOP).await,
         Action::SetSyncNames { names } => set_sync_names(d, &names).await?,
@@ -198,6 +198,7 @@ async fn order(d: &Drivers, order: Order) -> Result<(), ActionError> {
 
 /// The supervisor ends, and this agent with it.
 async fn end(d: &Drivers, last: Order, facts: &mut Vec<Fact>) -> Result<(), ActionError> {
+    hooks::finish_callback(d).await;
     // Before: the supervisor ends us with itself.
     volume::stop(&d.setup());
     order(d, last).await?;
@@ -350,6 +351,7 @@ fn skip_timelines(data_dir: &Path, taken: &[u32]) -> Result<(), ActionError> {
 
 async fn follow(
     d: &Drivers,
+    v: &View,
     upstream: Option<Upstream>,
     facts: &mut Vec<Fact>,
 ) -> Result<(), ActionError> {
@@ -360,6 +362,11 @@ async fn follow(
     // Also when nothing had to be written: that may have been done by one that ended before this.
     order(d, Order::Signal(PgSignal::Reload)).await?;
     facts.push(Fact::Upstream(upstream.map(|u| u.conn_url)));
+    // Who was started without a leader, and is told of one now, has only finished its start.
+    if v.server.upstream.is_some() {
+        let role = if v.holds_key() { "standby_leader" } else { "replica" };
+        hooks::callback(d, "on_reload", role).await;
+    }
     Ok(())
 }
 

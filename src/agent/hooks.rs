@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::link::order::{Command, Job, JobKind, Order};
-use crate::link::state::ExitStatus;
+use crate::link::state::{ExitStatus, JobState};
 use crate::sys::clock;
 
 use super::drivers::Drivers;
@@ -13,6 +13,9 @@ use super::sql;
 
 /// A hook that runs longer is cancelled; Patroni waits without limit, which a failover cannot.
 const HOOK_WITHIN: Duration = Duration::from_secs(300);
+
+/// Patroni does not wait for a callback, and a stop must not take long.
+const LAST_CALLBACK_WITHIN: Duration = Duration::from_secs(10);
 
 /// `before_stop`: its exit code is ignored, as Patroni ignores it.
 pub async fn before_stop(d: &Drivers) {
@@ -48,10 +51,11 @@ pub async fn post_bootstrap(d: &Drivers) -> Result<(), ActionError> {
 }
 
 /// `<command words> <action> <role> <scope>`, not waited for. One that still runs is out of date
-/// and is ended, with its children, as Patroni does; `on_reload` has a place of its own.
-pub async fn callback(d: &Drivers, action: &str, role: &str) {
+/// and is ended, with its children, as Patroni does; `on_reload` has a place of its own. Returns
+/// the job.
+pub async fn callback(d: &Drivers, action: &str, role: &str) -> Option<u64> {
     let setup = d.setup();
-    let Some(line) = setup.primary.callbacks.get(action) else { return };
+    let line = setup.primary.callbacks.get(action)?;
     let command = command(line, &[action, role, &setup.local.scope]);
     let id = d.next_job(None);
     let before = d.callbacks[usize::from(action == "on_reload")].swap(id, Ordering::Relaxed);
@@ -63,6 +67,23 @@ pub async fn callback(d: &Drivers, action: &str, role: &str) {
     let job = Job { id, kind: JobKind::Script, command };
     if let Err(error) = d.supervisor.order(Order::RunJob(job)).await {
         tracing::warn!("callback {action} could not be started: {error}");
+        return None;
+    }
+    Some(id)
+}
+
+/// Whoever ends the service may kill what still runs: the callback of the end gets some time.
+pub async fn finish_callback(d: &Drivers) {
+    let Some(call) = d.take_call() else { return };
+    let finish = async {
+        let Ok(Some(id)) = call.await else { return };
+        let mut states = d.supervisor.states();
+        let runs = |job: &JobState| job.id == id && job.ended.is_none();
+        // An error: the supervisor is gone, and nobody waits any more.
+        let _ = states.wait_for(|state| !state.jobs.iter().any(runs)).await;
+    };
+    if tokio::time::timeout(LAST_CALLBACK_WITHIN, finish).await.is_err() {
+        tracing::warn!("a callback still runs; it is not waited for any longer");
     }
 }
 
