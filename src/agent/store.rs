@@ -63,7 +63,10 @@ pub async fn write(
             // The list of those who may take it, as this decision saw it.
             let named = v.cluster().and_then(|c| c.failsafe.as_ref());
             let named = at_revision(Key::Failsafe, named.map_or(0, |key| key.mod_revision));
-            let compares = vec![Compare::Absent(Key::Leader), named];
+            // The operator's last word: one that stands above /sync may have been taken back.
+            let asked = v.cluster().and_then(|c| c.failover.as_ref());
+            let asked = at_revision(Key::Failover, asked.map_or(0, |key| key.mod_revision));
+            let compares = vec![Compare::Absent(Key::Leader), named, asked];
             acquire(d, v, compares, record, sync_revision, vec![]).await
         }
         Action::TakeHandover { note_revision, leader_revision, sync_revision } => {

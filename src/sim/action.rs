@@ -267,7 +267,10 @@ async fn resume(ctx: &Ctx, v: &View) -> Done {
 
 async fn stop(ctx: &Ctx, v: &View, how: Order) -> Done {
     let Some(postmaster) = v.server.postmaster else { return Ok(()) };
-    ctx.with(|w| w.check_paused(ctx.m, PausedAct::Stop, w.phase(ctx.m)));
+    // One that goes on was judged when it began.
+    if postmaster.stopping_since.is_none() {
+        ctx.with(|w| w.check_paused(ctx.m, PausedAct::Stop, w.phase(ctx.m)));
+    }
     order(ctx, how).await?;
     let (pid, at) = (postmaster.pid, ctx.local());
     ctx.agent(|a| a.stopping = a.stopping.filter(|(of, _)| *of == pid).or(Some((pid, at))));

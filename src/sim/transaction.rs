@@ -45,7 +45,9 @@ fn named(v: &View) -> Compare {
 pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
     match action {
         Action::AcquireLeader { sync_revision, record } => {
-            let compares = vec![Compare::LeaderAbsent, named(v)];
+            let asked = v.cluster().and_then(|c| c.failover.as_ref());
+            let asked = Compare::FailoverRevision(asked.map_or(0, |key| key.mod_revision));
+            let compares = vec![Compare::LeaderAbsent, named(v), asked];
             acquire(ctx, v, compares, record, sync_revision, Vec::new()).await
         }
         Action::TakeHandover { note_revision, leader_revision, sync_revision } => {
