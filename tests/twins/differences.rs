@@ -68,6 +68,20 @@ pub const REST: &[Difference] = &[
     },
 ];
 
+pub const SCRIPTS: &[Difference] = &[Difference {
+    id: "on_stop",
+    at: "callback of the old leader in a switchover",
+    what: "the role is always `primary`",
+    why: "Patroni says `demoted` where it gave the key up before its server had ended",
+    mend: |question, product, text| {
+        let roles: &[&str] =
+            if product == Product::Pgvigil { &["primary"] } else { &["primary", "demoted"] };
+        let mut said = roles.iter().map(|role| format!("on_stop {role} "));
+        let said = said.find(|said| text.contains(said))?;
+        (question == "a switchover, who led").then(|| text.replace(&said, "on_stop <role> "))
+    },
+}];
+
 pub const COMMAND_LINE: &[Difference] = &[
     Difference {
         id: "help",

@@ -14,7 +14,7 @@ use crate::lab::{Lab, Product};
 use crate::mixed::{SOON, arrange, switch_to};
 
 /// Nothing more is called after so long a silence: members look once a second.
-const QUIET: Duration = Duration::from_secs(3);
+const QUIET: Duration = Duration::from_secs(2);
 
 const NOTE: &str = "#!/bin/sh\nfile=$1; shift\n\
                     echo \"$* PATRONI_*: $(env | grep -c ^PATRONI_)\" >> \"$file\"\n";
