@@ -36,18 +36,18 @@ pub async fn commit(
     }
 }
 
-/// The list of those who may take the key, as this decision saw it.
-fn named(v: &View) -> Compare {
-    let key = v.cluster().and_then(|c| c.failsafe.as_ref());
-    Compare::FailsafeRevision(key.map_or(0, |key| key.mod_revision))
+/// Nobody leads, and what the operator and the key `/failsafe` say is what this decision saw.
+fn as_decided(v: &View) -> Vec<Compare> {
+    let cluster = v.cluster();
+    let named = cluster.and_then(|c| c.failsafe.as_ref()).map_or(0, |key| key.mod_revision);
+    let asked = cluster.and_then(|c| c.failover.as_ref()).map_or(0, |key| key.mod_revision);
+    vec![Compare::LeaderAbsent, Compare::FailsafeRevision(named), Compare::FailoverRevision(asked)]
 }
 
 pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
     match action {
         Action::AcquireLeader { sync_revision, record } => {
-            let asked = v.cluster().and_then(|c| c.failover.as_ref());
-            let asked = Compare::FailoverRevision(asked.map_or(0, |key| key.mod_revision));
-            let compares = vec![Compare::LeaderAbsent, named(v), asked];
+            let compares = as_decided(v);
             acquire(ctx, v, compares, record, sync_revision, Vec::new()).await
         }
         Action::TakeHandover { note_revision, leader_revision, sync_revision } => {
