@@ -232,7 +232,10 @@ fn a_record_that_cannot_be_read_is_as_none() {
     rig.exit_code();
     let mut bytes = std::fs::read(rig.memory()).unwrap();
     bytes[4096..].iter_mut().for_each(|byte| *byte ^= 1);
-    std::fs::write(rig.memory(), bytes).unwrap();
+    // Without O_CREAT: /dev/shm is sticky, and with fs.protected_regular not even root may create
+    // over somebody's file there.
+    let file = std::fs::OpenOptions::new().write(true).open(rig.memory()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
     rig.restart();
     until("frozen", || rig.is("frozen 1"));
     let mut link = rig.configured(30, 30);
