@@ -49,6 +49,7 @@ const JOURNEY: &[Step] = &[
     step(0, Pgvigil, "three pgvigil", nothing),
     step(2, Pgvigil, "failover from pgvigil to Patroni", lost),
     step(3, Patroni, "three Patroni again", nothing),
+    step(3, Patroni, "three Patroni, taken over in a pause", taken_over_in_a_pause),
 ];
 
 #[test]
@@ -236,6 +237,29 @@ fn agents_restarted(lab: &mut Lab) {
         lab.member(number).start();
         lab.wait_healthy("an agent restarted", SOON);
     }
+    let after: Vec<_> = lab.numbers().map(|n| lab.member(n).postmaster()).collect();
+    assert_eq!(before, after, "the postmasters");
+    assert_untouched(lab, leader, before[usize::from(leader) - 1], from);
+}
+
+/// Each Patroni is stopped in a pause, in which PostgreSQL goes on, and a pgvigil adopts it.
+fn taken_over_in_a_pause(lab: &mut Lab) {
+    let leader = leader(lab);
+    let from = lab.writer().now();
+    let before: Vec<_> = lab.numbers().map(|n| lab.member(n).postmaster()).collect();
+    let said = lab.ctl(Patroni, &["pause", "--wait"]);
+    assert!(succeeded(&said, "cluster management is paused"), "{said:?}");
+    for number in lab.numbers() {
+        let status = lab.member(number).stop(SOON);
+        assert!(status.success(), "m{number}: {status}");
+        assert_eq!(lab.member(number).postmaster(), before[usize::from(number) - 1]);
+        lab.set_product(number, Pgvigil);
+        lab.member(number).start();
+        wait_until("a member in the pause", SOON, || lab.view(number)?.paused.then_some(()));
+    }
+    let said = lab.ctl(Pgvigil, &["resume", "--wait"]);
+    assert!(succeeded(&said, "cluster management is resumed"), "{said:?}");
+    lab.wait_healthy("taken over", SOON);
     let after: Vec<_> = lab.numbers().map(|n| lab.member(n).postmaster()).collect();
     assert_eq!(before, after, "the postmasters");
     assert_untouched(lab, leader, before[usize::from(leader) - 1], from);
