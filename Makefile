@@ -1,13 +1,14 @@
 # make setup          install what is missing, from the distribution
 # make demo           a cluster of three on loopback, to play with, until Ctrl-C
 # make demo-failover  the same, with faults and a verdict
-# make test           lints, unit tests, parts, package, clusters: what CI runs
+# make test           lints, unit tests, parts, a .deb, clusters: what CI runs
 # make bench          write gaps and costs; SUT=patroni measures Patroni, RUNS=n repeats n times
 # make lint, unit, parts, cluster [SCENARIO=name]     pieces of it
 # make sim            ten thousand simulated clusters more than the thousand of make test
 # make deb, rpm       packages of this commit, in target/packages
-# make package-check  a .deb of the program that is there: lintian, and a container with systemd where
-#                     it is installed, upgraded under load, stopped, removed; rpm-check: an .rpm
+# make deb-check      a .deb of the program that is there: lintian, its files and scripts
+# make package-check  that, and a container with systemd where it is installed, upgraded under load,
+#                     stopped, removed; rpm-check: an .rpm
 # make deb-repro      the same commit, built in two places, must give the same .deb
 # make mixed          clusters with real Patroni, HAProxy, Prometheus
 # make test-vm-quick  virtual machines that are really reset
@@ -15,7 +16,7 @@
 
 .PHONY: demo demo-failover test lint unit parts sim cluster mixed bench build setup
 .PHONY: test-vm test-vm-quick setup-vm setup-mixed
-.PHONY: deb rpm package-check rpm-check deb-repro setup-package setup-rpm
+.PHONY: deb rpm deb-check package-check rpm-check deb-repro setup-package setup-rpm
 
 demo: build
 	@packaging/demo.sh
@@ -23,7 +24,7 @@ demo: build
 demo-failover: build
 	@packaging/demo.sh failover
 
-test: lint unit parts package-check cluster
+test: lint unit parts deb-check cluster
 
 lint: setup
 	cargo fmt --all --check
@@ -76,10 +77,13 @@ rpm: setup-rpm
 deb-repro: setup-package
 	packaging/repro.sh
 
-package-check: setup-package
+deb-check: setup-package
 	cargo build --locked --example manual
 	cargo test --locked --test tests -- --nocapture --test-threads=1 --ignored \
-		packaging::built::the_deb packaging::server
+		packaging::built::the_deb
+
+package-check: deb-check
+	cargo test --locked --test tests -- --nocapture --test-threads=1 --ignored packaging::server
 
 rpm-check: setup-rpm
 	cargo build --locked --example manual
