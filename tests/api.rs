@@ -393,7 +393,11 @@ async fn moved(from: SocketAddr, to: SocketAddr) {
 async fn it_listens_elsewhere_when_told() {
     let mut server = usual().await;
     let first = server.address;
+    // Accepted for certain: what waits in the queue of a socket ends with it.
     let mut open = TcpStream::connect(first).await.unwrap();
+    open.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut bytes = [0; 4096];
+    assert!(open.read(&mut bytes).await.unwrap() > 0);
     // The same port on another address, which the first socket does not keep us from.
     let second = SocketAddr::from((Ipv4Addr::new(127, 0, 1, 9), first.port()));
     server.moves.send_replace(second);

@@ -133,17 +133,20 @@ async fn move_to(old: TcpListener, address: SocketAddr) -> TcpListener {
     old
 }
 
+/// Connections that were under way keep the port busy for a moment.
 async fn move_on_port(before: SocketAddr, address: SocketAddr) -> TcpListener {
+    let begun = clock::boot();
     loop {
         let error = match listen(address) {
             Ok(new) => return new,
             Err(error) => error,
         };
-        if let Ok(old) = listen(before) {
+        let late = clock::boot().since(begun) > Duration::from_secs(1);
+        if let Some(old) = late.then(|| listen(before).ok()).flatten() {
             tracing::error!("{error}; the REST API stays where it is");
             return old;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
