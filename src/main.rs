@@ -18,8 +18,7 @@ fn main() {
     if name == "pgvigilctl" || name == "patronictl" {
         std::process::exit(cli::run(args));
     }
-    let unreadable = process::not_utf8("PATRONI");
-    if let Some(name) = unreadable {
+    if let Some(name) = process::not_utf8("PATRONI") {
         eprintln!("error: {name}: the value of this environment variable is not UTF-8");
         std::process::exit(1);
     }
@@ -58,7 +57,7 @@ fn with_name(name: &str, args: Vec<OsString>) -> Vec<OsString> {
 
 /// The variables that are configuration.
 fn environment() -> BTreeMap<String, String> {
-    process::environment().filter(|(name, _)| name.starts_with("PATRONI")).collect()
+    process::variables("PATRONI").collect()
 }
 
 type Printer = fn(Option<&Path>, &BTreeMap<String, String>, &mut dyn Write) -> std::io::Result<u8>;

@@ -14,9 +14,7 @@ fn replica_methods_run_in_order_until_one_succeeds() {
     let etcd = Etcd::start(1);
     let rig = Rig::new(etcd.urls());
     let mut leader = rig.member("a");
-    leader.write(&leader.config());
-    leader.start();
-    leader.wait_primary();
+    leader.lead(&leader.config());
     let mut replica = rig.member("b");
     let calls = replica.directory.join("calls");
     let note = format!("echo \"$@\" >> {}", calls.display());

@@ -64,9 +64,7 @@ fn the_rest_api_moves_with_a_reload() {
     let etcd = Etcd::start(1);
     let rig = Rig::new(etcd.urls());
     let mut member = rig.member("m");
-    member.write(&member.config());
-    member.start();
-    member.wait_primary();
+    member.lead(&member.config());
     let before = member.rest;
     member.rest = free_port();
     member.write(&member.config());
@@ -98,12 +96,9 @@ fn a_restart_that_nothing_can_come_of_is_answered() {
     let mut member = rig.member("m");
     // That gives a failover no time to wait, and people who restart a member their usual one.
     let at_once = "retry_timeout: 2\n    primary_start_timeout: 0\n";
-    member.write(&member.config().replace("retry_timeout: 2\n", at_once));
-    member.start();
-    member.wait_primary();
+    member.lead(&member.config().replace("retry_timeout: 2\n", at_once));
     assert_eq!(member.post("/restart", &json!({})).expect("an answer").status, 200);
-    let pid = std::fs::read_to_string(member.data().join("postmaster.pid")).expect("a pid");
-    let pid = pid.lines().next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    let pid = member.postmaster().expect("a pid");
     std::fs::remove_file(member.data().join("global/pg_control")).expect("removed");
     signal(pid, Signal::SIGKILL);
     let answer = wait_until("no server", SOON, || {
@@ -119,9 +114,7 @@ fn patronis_own_command_line_reads_the_cluster_as_ours_does() {
     let etcd = Etcd::start(1);
     let rig = Rig::new(etcd.urls());
     let mut member = rig.member("m");
-    member.write(&member.config());
-    member.start();
-    member.wait_primary();
+    member.lead(&member.config());
     let python = match pypi::patroni(&member.directory) {
         Ok(command) => command[0].clone(),
         Err(reason) => {
@@ -152,9 +145,7 @@ fn a_device_that_appears_while_the_member_leads_is_armed() {
     let device = member.directory.join("device");
     let watchdog =
         format!("watchdog: {{mode: automatic, driver: testing, device: {}}}\n", device.display());
-    member.write(&(member.config() + &watchdog));
-    member.start();
-    member.wait_primary();
+    member.lead(&(member.config() + &watchdog));
     let armed = || {
         let page = member.get("/metrics").expect("metrics").body;
         page.lines().any(|l| l.starts_with("pgvigil_watchdog_armed{") && l.ends_with(" 1"))
@@ -173,13 +164,7 @@ fn a_server_that_does_not_let_us_in_is_named_and_left_alone() {
     let rig = Rig::new(etcd.urls());
     let mut member = rig.member("m");
     let right = member.config();
-    member.write(&right);
-    member.start();
-    member.wait_primary();
-    let postmaster = || {
-        let text = std::fs::read_to_string(member.data().join("postmaster.pid")).ok()?;
-        text.lines().next()?.parse::<i32>().ok()
-    };
+    member.lead(&right);
     let rule = "- host all all 127.0.0.1/32 ";
     member.write(&right.replace(&format!("{rule}scram-sha-256"), &format!("{rule}reject")));
     signal(member.pid(), Signal::SIGHUP);
@@ -187,18 +172,18 @@ fn a_server_that_does_not_let_us_in_is_named_and_left_alone() {
     let holds = |word: &str| std::fs::read_to_string(&hba).is_ok_and(|text| text.contains(word));
     wait_until("the rule", SOON, || holds("reject").then_some(()));
     // The session that is open would go on.
-    let first = postmaster().expect("a postmaster");
+    let first = member.postmaster().expect("a postmaster");
     signal(first, Signal::SIGKILL);
-    let second = wait_until("another", SOON, || postmaster().filter(|pid| *pid != first));
+    let second = wait_until("another", SOON, || member.postmaster().filter(|pid| *pid != first));
     let said = "PostgreSQL runs and does not serve pgvigil: ";
     wait_until("its words", SOON, || {
         member.log().lines().any(|l| l.contains(said) && l.contains("pg_hba")).then_some(())
     });
     // For longer than a lease of 5 s lives.
     let_pass(Duration::from_secs(6));
-    assert_eq!(postmaster(), Some(second), "{}", member.log());
+    assert_eq!(member.postmaster(), Some(second), "{}", member.log());
     member.write(&right);
     signal(member.pid(), Signal::SIGHUP);
     member.wait_primary();
-    assert_eq!(postmaster(), Some(second), "{}", member.log());
+    assert_eq!(member.postmaster(), Some(second), "{}", member.log());
 }

@@ -119,9 +119,7 @@ fn a_standby_cluster_follows_is_promoted_and_follows_again() {
     let etcd = Etcd::start(1);
     let rig = Rig::new(etcd.urls());
     let mut near = rig.member("a");
-    near.write(&near.config());
-    near.start();
-    near.wait_primary();
+    near.lead(&near.config());
     let follow = format!("dcs:\n    standby_cluster: {{host: 127.0.0.1, port: {}}}\n", near.port);
     let mut far: Vec<Member> = ["r", "s"].iter().map(|name| rig.member(name)).collect();
     for member in &mut far {

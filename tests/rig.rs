@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use pgvigil::postgres::pidfile;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -175,6 +176,18 @@ postgresql:
         let log = self.log();
         assert_eq!(status.code(), Some(1), "{log}");
         log
+    }
+
+    /// Starts with this configuration and waits for the primary.
+    pub fn lead(&mut self, config: &str) {
+        self.write(config);
+        self.start();
+        self.wait_primary();
+    }
+
+    /// The pid in `postmaster.pid`.
+    pub fn postmaster(&self) -> Option<i32> {
+        pidfile::read(&self.data()).map(|file| file.pid)
     }
 
     /// Waits until it says on REST that it is the primary.

@@ -182,9 +182,7 @@ fn an_unknown_member_is_no_candidate() {
     let etcd = Etcd::start(1);
     let rig = Rig::new(etcd.urls());
     let mut member = rig.member("m");
-    member.write(&member.config());
-    member.start();
-    member.wait_primary();
+    member.lead(&member.config());
     for (path, body) in [
         ("/switchover", json!({"leader": "m", "candidate": "nobody"})),
         ("/switchover", json!({"leader": "nobody"})),
@@ -220,9 +218,7 @@ fn the_data_directory_of_another_cluster_is_refused() {
     let etcd = Etcd::start(1);
     let rig = Rig::new(etcd.urls());
     let mut first = rig.member("m");
-    first.write(&first.config());
-    first.start();
-    first.wait_primary();
+    first.lead(&first.config());
     let second = rig.member("n");
     second.write(&second.config());
     second.initdb();

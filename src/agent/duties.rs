@@ -51,7 +51,6 @@ struct Leader {
 }
 
 /// Which of the server's configuration files are brought up to date.
-#[derive(Clone)]
 pub enum Files {
     All(Role),
     /// pg_hba.conf and pg_ident.conf alone.
@@ -61,7 +60,6 @@ pub enum Files {
 }
 
 /// What the server is, for its configuration files.
-#[derive(Clone)]
 pub struct Role {
     primary: bool,
     upstream: Option<Upstream>,

@@ -12,6 +12,7 @@ use crate::api::peer::PeerStatus;
 use crate::api::restart::{self, ReinitializePlan, RestartPlan};
 use crate::api::snapshot::{Command, Reply, Request, Snapshot};
 use crate::config;
+use crate::core::settings::Settings;
 use crate::core::time::Boot;
 use crate::dcs::{Compare, Key, Write, documents};
 use crate::link::order::JobKind;
@@ -78,11 +79,9 @@ fn spawn(reply: oneshot::Sender<Reply>, work: impl Future<Output = Reply> + Send
     tokio::spawn(async move { send(reply, work.await) });
 }
 
-/// Where `primary_start_timeout` is 0, its default: that asks for a failover at the first death of
-/// a primary, and says nothing of how long people wait.
-const RESTART_WITHIN: Duration = Duration::from_secs(300);
-
 /// Begun: until when the answer waits. Without a `timeout`, as long as a primary may take to start.
+/// A `primary_start_timeout` of 0 asks for a failover at the first death, and says nothing of how
+/// long people wait: its default counts.
 fn ask_restart(turn: &mut Turn, snapshot: &Snapshot, body: &Value) -> Result<Boot, Reply> {
     let plan = restart::parse_restart(body, snapshot.settings.paused, clock::wall())?;
     if plan.schedule.is_some() {
@@ -94,7 +93,7 @@ fn ask_restart(turn: &mut Turn, snapshot: &Snapshot, body: &Value) -> Result<Boo
     }
     begin_restart(turn, snapshot, &plan)?;
     let usual = Some(turn.world.settings.primary_start_timeout).filter(|limit| !limit.is_zero());
-    let limit = plan.timeout.or(usual).unwrap_or(RESTART_WITHIN);
+    let limit = plan.timeout.or(usual).unwrap_or(Settings::default().primary_start_timeout);
     Ok(clock::boot().plus(limit))
 }
 

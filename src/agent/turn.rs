@@ -254,7 +254,7 @@ impl Turn {
     /// Brings `/config` into force when it has changed.
     fn take_configuration(&mut self) {
         let Some(cluster) = self.world.cluster() else { return };
-        let patroni = cluster.members.values().any(|m| !m.vigil && !m.version.is_empty());
+        let patroni = cluster.has_patroni();
         if self.drivers.take_dynamic(&cluster, patroni) {
             let before = self.world.settings.paused;
             self.apply_setup();

@@ -351,11 +351,7 @@ impl World {
 
     /// Why there is no server that a start would bring up.
     pub fn nothing_to_start(&self) -> Option<String> {
-        match self.inspection.as_ref()?.data_dir.as_ref()? {
-            DataDir::Cluster { .. } => None,
-            DataDir::Empty => Some("the data directory is empty".to_owned()),
-            DataDir::Unusable { reason } => Some(reason.clone()),
-        }
+        self.inspection.as_ref()?.data_dir.as_ref()?.lost().map(str::to_owned)
     }
 
     fn guard(&self) -> GuardView {

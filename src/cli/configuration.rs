@@ -33,7 +33,7 @@ pub fn show(session: &mut Session, options: &ShowConfig) -> Result<(), Failure> 
 pub fn edit(session: &mut Session, options: &EditConfig) -> Result<(), Failure> {
     let name = session.scope(options.cluster.as_deref())?;
     let cluster = session.read(&name)?;
-    let patroni = cluster.members.values().any(|m| !m.vigil && !m.version.is_empty());
+    let patroni = cluster.has_patroni();
     let Some(config) = cluster.config else {
         let text = format!("The config key does not exist in the cluster {name}");
         return Err(Failure::Message(text));

@@ -102,5 +102,5 @@ pub enum Command {
 
 /// Both programs as clap knows them, for man pages and completions.
 pub fn commands() -> [clap::Command; 2] {
-    [Pgvigil::command(), super::args::Options::command()]
+    [Pgvigil::command(), super::grammar()]
 }

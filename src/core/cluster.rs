@@ -49,6 +49,13 @@ pub struct Keyed<T> {
     pub mod_revision: i64,
 }
 
+impl Cluster {
+    /// One of the members is a Patroni.
+    pub fn has_patroni(&self) -> bool {
+        self.members.values().any(|m| !m.vigil && !m.version.is_empty())
+    }
+}
+
 /// The `/initialize` key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Initialize {

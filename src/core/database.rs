@@ -14,6 +14,17 @@ pub enum DataDir {
     Unusable { reason: String },
 }
 
+impl DataDir {
+    /// Why no start can bring a server up here.
+    pub fn lost(&self) -> Option<&str> {
+        match self {
+            DataDir::Cluster { .. } => None,
+            DataDir::Empty => Some("the data directory is empty"),
+            DataDir::Unusable { reason } => Some(reason),
+        }
+    }
+}
+
 /// `state` of pg_control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ControlState {

@@ -34,7 +34,6 @@ use std::time::Duration;
 use super::cluster::Cluster;
 use super::decision::Action;
 use super::guard::Phase;
-use super::rules::pause;
 use super::time::Boot;
 use super::view::View;
 
@@ -99,7 +98,7 @@ pub fn whom_to_ask(v: &View) -> Option<BTreeMap<String, String>> {
     let key = cluster.failsafe.as_ref()?;
     let settled = v.store.failsafe.settled == Some(key.mod_revision);
     let ours = settled && key.value.contains_key(&v.name);
-    let trusted = v.store.doubt.is_none() && !pause::mixed(cluster);
+    let trusted = v.store.doubt.is_none() && !cluster.has_patroni();
     let leads = v.guard.phase == Phase::Leading && v.settings.ttl <= PROMISE_MAX;
     (v.settings.failsafe_mode && ours && trusted && leads).then(|| {
         let mut others = key.value.clone();
@@ -182,7 +181,7 @@ pub fn admits(v: &View, name: &str) -> bool {
     let Some(cluster) = v.cluster() else { return true };
     // Patroni leaves the key when the mode is switched off, and then nobody obeys it. We would:
     // a leader that is cut off may not know yet. Ours removes it.
-    let obeyed = v.settings.failsafe_mode || !pause::mixed(cluster);
+    let obeyed = v.settings.failsafe_mode || !cluster.has_patroni();
     let named = cluster.failsafe.as_ref().map(|key| &key.value).filter(|_| obeyed);
     named.is_none_or(|named| named.is_empty() || named.contains_key(name))
 }
@@ -201,7 +200,7 @@ pub fn bars(v: &View) -> Option<(String, Duration)> {
         return Some((why.to_owned(), v.settings.loop_wait));
     }
     let cluster = v.cluster()?;
-    if !v.settings.failsafe_mode && pause::mixed(cluster) {
+    if !v.settings.failsafe_mode && cluster.has_patroni() {
         return None;
     }
     let named = &cluster.failsafe.as_ref().filter(|key| !key.value.is_empty())?.value;

@@ -14,7 +14,6 @@
 
 use super::cluster::Cluster;
 use super::decision::Action;
-use super::rules::pause;
 use super::view::View;
 
 /// A number further ahead than this is taken for a document that somebody spoiled: each number
@@ -67,7 +66,7 @@ pub fn catch_up(v: &View) -> Option<Action> {
 /// The greatest number that this store knows of. `None`: promotions that nobody wrote here are
 /// possible, by a Patroni or before the first leader that is a pgvigil.
 pub fn known(cluster: &Cluster) -> Option<u32> {
-    let given = cluster.newest_timeline.filter(|_| !pause::mixed(cluster))?.value.number;
+    let given = cluster.newest_timeline.filter(|_| !cluster.has_patroni())?.value.number;
     let left = cluster.history.last().map_or(0, |entry| entry.timeline);
     Some(given.max(left.saturating_add(1)))
 }

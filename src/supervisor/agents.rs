@@ -118,10 +118,7 @@ impl Supervisor {
             (link::LINK_FD.into(), LINK_NUMBER.to_string()),
             (link::GENERATION.into(), self.agents.generation.to_string()),
         ];
-        let env = own
-            .into_iter()
-            .chain(process::environment().filter(|(name, _)| name.starts_with("PATRONI")))
-            .collect();
+        let env = own.into_iter().chain(process::variables("PATRONI")).collect();
         let command = Command { argv: self.options.agent.clone(), env, ..Command::default() };
         let prepared = Prepared::new(&command).map_err(io::Error::other)?;
         let group = self.groups.as_ref().map(|groups| groups.agent.dir());

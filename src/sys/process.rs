@@ -325,6 +325,11 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)))
 }
 
+/// Those of [`environment`] with this prefix.
+pub fn variables(prefix: &str) -> impl Iterator<Item = (String, String)> {
+    environment().filter(move |(name, _)| name.starts_with(prefix))
+}
+
 /// The first variable with this prefix that [`environment`] leaves out.
 pub fn not_utf8(prefix: &str) -> Option<String> {
     let lost = |(n, v): &(OsString, OsString)| n.to_str().is_none() || v.to_str().is_none();

@@ -255,13 +255,16 @@ fn a_replaced_program_keeps_everything() {
     let mut link = rig.configured(30, 30);
     link.lead();
     link.ok(Order::StartPrimary(sh("trap 'exit 7' INT; while :; do sleep 0.1; done")));
-    let job = Job { id: 1, kind: JobKind::Script, command: sh("sleep 1000") };
+    // Of a generation that the clock has not come to again since it wrapped.
+    let numbered = link.generation + 1_000_000;
+    let id = u64::from(numbered) << 32 | 1;
+    let job = Job { id, kind: JobKind::Script, command: sh("sleep 1000") };
     link.ok(Order::RunJob(job));
     link.ok(Order::Capsule(vec![1, 2, 255]));
     let before = link.state.clone();
     rig.signal(libc::SIGUSR2);
     let mut next = rig.link();
-    assert!(next.generation > link.generation);
+    assert!(next.generation > numbered);
     next.see("the state", |s| s.group.populated && s.generation > before.generation);
     let after = next.state.clone();
     assert_eq!((after.phase, after.tenure), (before.phase, before.tenure));

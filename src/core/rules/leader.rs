@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::core::candidates;
 use crate::core::cluster::Initialize;
-use crate::core::database::DataDir;
 use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::Action;
 use crate::core::failsafe;
@@ -225,11 +224,7 @@ fn hand_over(v: &View) -> Option<Outcome> {
 
 /// Why no start can bring the server back: its data directory is lost. initdb's is not there yet.
 fn nothing_to_start(v: &View) -> Option<&str> {
-    match v.server.data_dir.as_ref().filter(|_| !v.server.bootstrapping)? {
-        DataDir::Cluster { .. } => None,
-        DataDir::Empty => Some("the data directory is empty"),
-        DataDir::Unusable { reason } => Some(reason),
-    }
+    v.server.data_dir.as_ref().filter(|_| !v.server.bootstrapping)?.lost()
 }
 
 fn start(v: &View) -> Option<Outcome> {

@@ -61,12 +61,6 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
-/// The cluster has a member that is a Patroni: it would take a vacant key whatever our record
-/// says, so that no record is written and no deadline is suspended.
-pub fn mixed(cluster: &Cluster) -> bool {
-    cluster.members.values().any(|m| !m.vigil && !m.version.is_empty())
-}
-
 /// What an acquiring transaction has to compare; `None`: the record forbids it.
 pub fn permission(v: &View) -> Option<RecordIs> {
     let Some(key) = &v.cluster()?.pause_record else { return Some(RecordIs::Absent) };
@@ -101,10 +95,11 @@ fn asked(v: &View) -> bool {
         .is_some_and(|f| !f.value.is_empty() && f.value.scheduled_at.is_none_or(|at| v.wall >= at))
 }
 
-/// Whether this leader's deadline is to be suspended.
+/// Whether this leader's deadline is to be suspended. Not beside a Patroni, which would take a
+/// vacant key whatever our record says.
 fn wanted(v: &View) -> bool {
     v.settings.paused
-        && !v.cluster().is_some_and(mixed)
+        && !v.cluster().is_some_and(Cluster::has_patroni)
         && !asked(v)
         && v.memory.switchover.is_none()
         && !v.wishes.stop
