@@ -198,7 +198,8 @@ fn rivals() -> Vec<String> {
     found
 }
 
-/// Lets the device fire. `record`: called when it counts, and every [`STEP`] from then on.
+/// Lets the device fire. `record`: called before it is armed, which may take a second, and every
+/// [`STEP`] from then on.
 fn reset(run: &Run, mut record: Option<&mut dyn FnMut() -> io::Result<()>>) -> Result<(), String> {
     let running = proc::all().into_iter().find(|stat| {
         let exe = proc::exe(stat.pid).unwrap_or_default();
@@ -214,6 +215,12 @@ fn reset(run: &Run, mut record: Option<&mut dyn FnMut() -> io::Result<()>>) -> R
     let card = open.map_err(|error| format!("{}: {error}", found.node.display()))?;
     let (mut device, _) = Device::new(Box::new(card))?;
     nix::unistd::sync();
+    if let Some(record) = &mut record
+        && let Err(error) = record()
+    {
+        device.close();
+        return Err(format!("the record cannot be written, nothing was armed: {error}"));
+    }
     if let Err(failure) = device.arm(run.timeout) {
         device.close();
         return Err(failure.to_string());
@@ -264,10 +271,17 @@ fn agree(run: &Run, found: &Found) -> Result<(), String> {
 fn calibrate(run: &Run, path: &Path) -> Result<(), String> {
     let at = |error: io::Error| format!("{}: {error}", path.display());
     let boot = record::boot_id();
-    let before = Calibration::read(path).filter(|c| c.factor_ppm.is_none());
-    if let Some(before) = before
-        && let Some(factor) = before.measured(&boot, STEP.as_millis() as u64)
-    {
+    let before = Calibration::read(path).filter(|c| c.factor_ppm.is_none() && c.boot != boot);
+    if let Some(before) = before {
+        let Some(factor) = before.measured() else {
+            fs::remove_file(path).map_err(at)?;
+            let ran = before.last_at.0.saturating_sub(before.armed_at.0) / 1_000_000;
+            return Err(format!(
+                "{}: the machine went down {ran} s after the device was armed for {} s, so not by \
+                 the device: nothing was measured. Calibrate once more",
+                before.identity, before.timeout_s
+            ));
+        };
         let done = Calibration { factor_ppm: Some(factor), ..before };
         write(path, &done).map_err(at)?;
         println!(
@@ -287,14 +301,17 @@ fn calibrate(run: &Run, path: &Path) -> Result<(), String> {
         identity: found.identity,
         firmware: record::firmware(),
         timeout_s: run.timeout.into(),
+        step_us: STEP.as_micros() as u64,
         ..Calibration::default()
     };
     let mut step = || {
         // The wall clock may be slewed by some per mille; the margin on top holds more.
         let now = clock::wall();
         if calibration.armed_at == Wall(0) {
-            calibration.armed_at = now;
+            (calibration.armed_at, calibration.last_at) = (now, now);
         }
+        let step_us = now.0.saturating_sub(calibration.last_at.0).try_into().unwrap_or(0);
+        calibration.step_us = calibration.step_us.max(step_us);
         calibration.last_at = now;
         write(path, &calibration)
     };
@@ -350,8 +367,14 @@ mod tests {
             timeout_s: 10,
             armed_at: Wall(1),
             last_at: Wall(19_950_001),
+            step_us: 50_000,
             factor_ppm: None,
         };
+        // By somebody's hand.
+        write(&path, &Calibration { last_at: Wall(2_000_001), ..before.clone() }).unwrap();
+        let said = calibrate(&run("unused"), &path).unwrap_err();
+        assert!(said.contains("went down 2 s after"), "{said}");
+        assert!(!path.exists());
         write(&path, &before).unwrap();
         calibrate(&run("unused"), &path).unwrap();
         let done = Calibration::read(&path).unwrap();

@@ -50,7 +50,7 @@ impl Device {
     }
 
     /// As its driver says it.
-    fn identity(self) -> &'static str {
+    pub fn identity(self) -> &'static str {
         match self {
             Device::Softdog => "Software Watchdog",
             Device::I6300esb => "i6300ESB timer",

@@ -65,6 +65,7 @@ const REST: &[Scenario] = &[
     ("network cut", With::Any, scenarios::cut_off),
     ("switchover, pause, stop", With::Any, scenarios::orderly),
     ("network cut, nowayout", SOFTDOG, scenarios::cut_off_nowayout),
+    ("`watchdog calibrate` on the replica", SOFTDOG, scenarios::calibrated),
 ];
 
 #[test]

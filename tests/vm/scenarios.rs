@@ -14,6 +14,8 @@ const OWN: &str = "{supervisor,agent,sentinel}";
 /// How far from its nominal time a device in an emulated machine fires: FENCING.md 6.1 measured 60
 /// ms at worst on an idle host. What is allowed here covers a host that is busy.
 const LATE: Duration = Duration::from_millis(1500);
+/// The timeout of a calibration.
+const CALIBRATED_S: u64 = 10;
 
 fn pids(groups: &str) -> String {
     format!("$(cat {GROUPS}/{groups}/cgroup.procs)")
@@ -365,6 +367,51 @@ pub fn cut_off_nowayout(cluster: &mut Cluster) -> Row {
     let nowayout = cluster.guest(leader).run(&cluster.sysfs(leader, "nowayout"));
     assert_eq!(nowayout, "1");
     cut_off(cluster)
+}
+
+/// `pgvigil watchdog calibrate` on the replica's machine: refused while PostgreSQL runs and without
+/// the machine's name, then a reset, and a factor that `doctor` counts with.
+pub fn calibrated(cluster: &mut Cluster) -> Row {
+    let (leader, from) = (cluster.leader(), cluster.lab.writer().now());
+    let number = cluster.other(leader);
+    let guest = cluster.guest(number);
+    let identity = Device::of(number).identity();
+    let device = format!(
+        "/dev/$(basename $(dirname $(grep -lx '{identity}' /sys/class/watchdog/*/identity)))"
+    );
+    let command = format!("pgvigil watchdog calibrate --device {device} --timeout {CALIBRATED_S}");
+    let refused = |command: &str, why: &str| {
+        let answer = guest.try_run(command).expect("an answer");
+        assert!(answer.status != 0 && answer.output.contains(why), "{}", answer.output);
+    };
+    refused(&format!("{command} --yes m{number}"), "PostgreSQL runs here");
+    guest.run("systemctl stop pgvigil");
+    refused(&format!("echo yes | {command}"), "nothing was done");
+    let (boots, begun) = (guest.boots(), Instant::now());
+    guest.run(&format!("{command} --yes m{number} >/dev/null 2>&1 &"));
+    guest.wait_booted(boots + 1);
+    let resets = guest.resets(begun);
+    assert_eq!(resets.len(), 1, "resets: {resets:?}");
+    let after = resets[0].at.saturating_duration_since(begun);
+    assert!(after >= Duration::from_secs(CALIBRATED_S), "{after:?}");
+    let said = guest.run(&command);
+    assert!(said.contains("resets within"), "{said}");
+    println!("    {said}");
+    let doctor = guest.try_run("pgvigil doctor /etc/pgvigil/pgvigil.yml").expect("doctor").output;
+    assert!(doctor.contains("as measured here"), "{doctor}");
+    guest.run("rm /var/lib/pgvigil/watchdog-calibration; systemctl restart pgvigil");
+    cluster.wait_healthy("the replica is back");
+    assert_eq!(cluster.leader(), leader);
+    assert_eq!(cluster.lab.writer().broken_since(from, leader), Vec::<String>::new());
+    let factor = said.split_whitespace().find(|word| word.starts_with("1.")).unwrap_or_default();
+    Row {
+        predicted: format!("{identity}: reset after {CALIBRATED_S} s, counted 1.01 times"),
+        measured: format!(
+            "reset {} after the command, {factor} times with what writing costs, the leader \
+             undisturbed",
+            seconds(after)
+        ),
+    }
 }
 
 /// The device counts only while its machine has a primary.
