@@ -21,9 +21,14 @@ const DYNAMIC: &str = "retry_timeout: 2
 ";
 
 fn psql(member: &Member, sql: &str) -> Option<String> {
+    psql_in("postgres", member, sql)
+}
+
+fn psql_in(database: &str, member: &Member, sql: &str) -> Option<String> {
     let (program, port) = (format!("{}/psql", rig::bin_dir()), member.port.to_string());
     let host = member.directory.display().to_string();
-    let command = [&program, "-h", &host, "-p", &port, "-U", "postgres", "-XAtc", sql];
+    let command =
+        [&program, "-h", &host, "-p", &port, "-U", "postgres", "-d", database, "-XAtc", sql];
     let (code, text) = rig::output(&mut rig::as_postgres(&command));
     (code == Some(0)).then(|| text.trim().to_owned())
 }
@@ -112,6 +117,73 @@ fn a_quorum_of_standbys_and_the_slots_survive_the_primary() {
     wait_for(&members[leader], SLOTS, &format!("a,{other},logi,phys"));
     let log = fs::read_to_string(members[leader].directory.join("patroni.log")).expect("a log");
     assert!(log.contains("INFO     promoted self to leader by acquiring session lock"), "{log}");
+}
+
+const LOGICAL: &str = "retry_timeout: 2
+    slots:
+      logi: {type: logical, database: shop, plugin: test_decoding}
+    postgresql:
+      parameters: {wal_level: logical}
+";
+
+/// What the consumer of the slot reads now, once.
+fn consumed(member: &Member) -> String {
+    let sql = "SELECT string_agg(substring(data FROM 'INSERT.*:(.*)'), ',') \
+               FROM pg_logical_slot_get_changes('logi', NULL, NULL) WHERE data LIKE '%INSERT%'";
+    wait_until("the consumer's rows", SOON, || psql_in("shop", member, sql))
+}
+
+#[test]
+fn a_logical_slot_goes_on_after_a_switchover_and_a_failover() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut members: Vec<Member> = ["a", "b"].iter().map(|name| rig.member(name)).collect();
+    for member in &mut members {
+        member.write(&member.config().replace("retry_timeout: 2\n", LOGICAL));
+        member.start();
+    }
+    let leads = |m: &Member| m.get("/primary").is_some_and(|a| a.status == 200);
+    let first = wait_until("a primary", SOON, || members.iter().position(leads));
+    let (old, new) = (&members[first], &members[1 - first]);
+    wait_until("the database", SOON, || psql(old, "CREATE DATABASE shop"));
+    assert!(psql_in("shop", old, "CREATE TABLE t (n int)").is_some());
+    let there = "SELECT database FROM pg_replication_slots WHERE slot_name = 'logi'";
+    wait_for(old, there, "shop");
+    assert!(psql_in("shop", old, "INSERT INTO t VALUES (1)").is_some());
+    assert_eq!(consumed(old), "1");
+    wait_for(new, there, "shop");
+    wait_for(new, "SHOW hot_standby_feedback", "on");
+    let moved = |from: &Member, to: &Member| {
+        let sql = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'logi'";
+        let at = psql(from, sql).expect("a position");
+        let sql = format!(
+            "SELECT confirmed_flush_lsn >= '{at}' FROM pg_replication_slots \
+             WHERE slot_name = 'logi'"
+        );
+        wait_for(to, &sql, "t");
+    };
+    moved(old, new);
+    wait_until("a proof", SOON, || {
+        new.log().contains("logi is safe to be used after a failover").then_some(())
+    });
+    assert_eq!(new.log().matches("restarting with copies").count(), 1, "{}", new.log());
+
+    assert!(psql_in("shop", old, "INSERT INTO t VALUES (2)").is_some());
+    let name = |m: &Member| m.directory.file_name().expect("a name").to_string_lossy().into_owned();
+    let asked = serde_json::json!({"leader": name(old), "candidate": name(new)});
+    assert_eq!(old.post("/switchover", &asked).expect("an answer").status, 200);
+    new.wait_primary();
+    assert_eq!(consumed(new), "2");
+    assert!(psql_in("shop", new, "INSERT INTO t VALUES (3)").is_some());
+    wait_until("a replica", SOON, || old.get("/replica?lag=0").filter(|a| a.status == 200));
+    wait_for(old, there, "shop");
+    moved(new, old);
+
+    drop(members.remove(1 - first));
+    let last = &members[0];
+    last.wait_primary();
+    assert!(psql_in("shop", last, "INSERT INTO t VALUES (4)").is_some());
+    assert_eq!(consumed(last), "3,4");
 }
 
 #[test]

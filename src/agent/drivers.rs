@@ -31,6 +31,7 @@ use super::events::{Event, Fact};
 use super::executor::chain;
 use super::lease::Leases;
 use super::orders::Supervisor;
+use super::slots::Copies;
 use super::world::job_id;
 
 /// Configuration in force.
@@ -122,6 +123,7 @@ pub struct Drivers {
     /// What was published last.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     setup: Mutex<(Arc<Setup>, i64, bool)>,
+    pub slot_copies: Copies,
     peers: Mutex<Client>,
     jobs: AtomicU32,
     /// The newest callback's job, and the newest `on_reload`'s.
@@ -151,6 +153,7 @@ impl Drivers {
             events,
             snapshots,
             refresh: Notify::new(),
+            slot_copies: Copies::default(),
             probe_now: Arc::default(),
             setup: Mutex::new((Arc::new(setup), 0, false)),
             jobs: AtomicU32::new(0),

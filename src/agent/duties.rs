@@ -11,7 +11,7 @@ use crate::core::PATRONI_VERSION;
 use crate::core::cluster::{HistoryEntry, Status, Tenure};
 use crate::core::database::Probe;
 use crate::core::decision::Upstream;
-use crate::core::slots::{PermanentSlot, SlotKind, SlotWork, slot_name};
+use crate::core::slots::{SlotWork, slot_name};
 use crate::core::time::Boot;
 use crate::core::timeline::History;
 use crate::core::view::{OwnLease, View};
@@ -19,21 +19,16 @@ use crate::dcs::documents::{self, MemberDocument};
 use crate::dcs::{Key, Write};
 use crate::link::order::{Order, PgSignal};
 use crate::postgres::conninfo;
-use crate::postgres::session::{Session, SessionError};
 use crate::sys::clock;
 
 use super::disk::on_disk;
-use super::drivers::{Drivers, Setup};
+use super::drivers::Drivers;
 use super::events::{Event, Fact};
 use super::executor::{self, ActionError, chain};
 use super::publish::{self, role_word, state_word};
 use super::store::{commit, under};
 use super::turn::{Turn, Unwritten};
-use super::{hooks, server, sql};
-
-const SQL_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
-
-const LOGICAL_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+use super::{hooks, server, slots};
 
 /// One round of duties, computed in the loop, carried out beside it.
 struct Round {
@@ -41,6 +36,8 @@ struct Round {
     member: Option<(String, OwnLease)>,
     leader: Option<Leader>,
     slots: SlotWork,
+    /// The postmaster that this is about.
+    pid: Option<i32>,
 }
 
 struct Leader {
@@ -76,6 +73,7 @@ pub fn start(turn: &mut Turn, now: Boot) {
         member: member(turn, due),
         leader: leader(turn, &view, due),
         slots: turn.slots.plan(&view, due),
+        pid: view.server.postmaster.map(|p| p.pid),
     };
     if due {
         turn.duties_at = now;
@@ -228,7 +226,13 @@ impl Round {
             failed |= failed_at("/status", self.write_status(leader, &mut facts).await);
             failed |= failed_at("/history", self.write_history(leader, &mut facts).await);
         }
-        failed |= failed_at("replication slots", self.keep_slots().await);
+        let setup = self.drivers.setup();
+        failed |= failed_at("replication slots", slots::keep(&setup, &self.slots).await);
+        if let Some((question, pid)) = self.slots.question.as_ref().zip(self.pid) {
+            let told = slots::ask(&self.drivers, question, pid).await;
+            let told = told.map(|fact| facts.push(fact));
+            failed |= failed_at("the leader's logical slots", told);
+        }
         // The loop is gone only when the agent ends.
         let _ = self.drivers.events.send(Event::DutiesDone { facts, failed }).await;
     }
@@ -278,47 +282,6 @@ impl Round {
         }
         Ok(())
     }
-
-    async fn keep_slots(&self) -> Result<(), ActionError> {
-        if self.slots == SlotWork::default() {
-            return Ok(());
-        }
-        let setup = self.drivers.setup();
-        let mut session = sql::local(&setup, SQL_WITHIN).await?;
-        // What one slot is refused costs no other its turn.
-        let mut result = Ok(true);
-        for PermanentSlot { name, kind } in &self.slots.create {
-            let created = match kind {
-                SlotKind::Physical => session.ensure_physical(name, true, SQL_WITHIN).await,
-                SlotKind::Logical { database, plugin } => {
-                    logical(&setup, name, database, plugin).await
-                }
-            };
-            result = result.and(created);
-        }
-        for (name, to) in &self.slots.advance {
-            result = result.and(session.advance_slot(name, *to, SQL_WITHIN).await.map(|()| true));
-        }
-        for name in &self.slots.drop {
-            tracing::info!("dropping the replication slot {name}: nothing wants it");
-            result = result.and(session.drop_slot(name, SQL_WITHIN).await);
-        }
-        Ok(result.map(drop)?)
-    }
-}
-
-/// A logical slot belongs to a database, and is created there. It is ready when the transactions
-/// that run now have ended, which may take long: tried again in the next round.
-async fn logical(
-    setup: &Setup,
-    name: &str,
-    database: &str,
-    plugin: &str,
-) -> Result<bool, SessionError> {
-    let mut target = sql::local_target(setup, LOGICAL_WITHIN);
-    database.clone_into(&mut target.database);
-    let mut session = Session::connect(&target, SQL_WITHIN).await?;
-    session.ensure_logical(name, plugin, LOGICAL_WITHIN).await
 }
 
 /// Brings the files up to date and tells the server.

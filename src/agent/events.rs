@@ -8,6 +8,7 @@ use crate::api::snapshot::Request;
 use crate::core::cluster::Cluster;
 use crate::core::database::Probe;
 use crate::core::health::Ailing;
+use crate::core::slot_copies::LeaderSlots;
 use crate::core::time::Boot;
 use crate::core::timeline::History;
 use crate::core::view::PeerAnswer;
@@ -116,6 +117,13 @@ pub enum Fact {
     },
     StatusWritten(String),
     HistoryWritten(u32),
+    /// What the leader said of its logical slots, asked at this instant by the member with this
+    /// postmaster.
+    LeaderSlots {
+        pid: i32,
+        at: Boot,
+        slots: LeaderSlots,
+    },
     /// The revision that our write gave `/failsafe`; `None`: it is deleted.
     FailsafeWritten(Option<i64>),
     /// The data directory changed under us: look again.

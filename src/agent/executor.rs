@@ -28,7 +28,7 @@ use super::lease::LeaseError;
 use super::orders::OrderError;
 use super::server::{self, ServerError};
 use super::sql::{self, LeaderError};
-use super::{bootstrap, hooks, peers, replica, store, volume};
+use super::{bootstrap, hooks, peers, replica, slots, store, volume};
 
 /// A checkpoint before a planned stop shortens the stop; one that takes longer is not waited for.
 const BEFORE_STOP: Duration = Duration::from_secs(60);
@@ -268,6 +268,8 @@ pub async fn run_data_job(d: &Drivers, work: Work, command: Command) -> Result<(
 
 /// Marked before it begins: until it ends well nothing is started from the directory.
 async fn rewind(d: &Drivers, from: &Upstream) -> Result<(), ActionError> {
+    // What was copied of the leader's slots was for the data that were here.
+    drop(d.slot_copies.take());
     let (setup, from) = (d.setup(), from.clone());
     let command = on_disk(move || {
         server::set_role(&setup, true)?;
@@ -288,7 +290,9 @@ async fn start_standby(
     let setup = d.setup();
     let newest = v.control().map(|c| c.timeline.max(c.min_recovery_timeline));
     let from = upstream.clone();
+    let (copies, control) = (d.slot_copies.take(), v.control().cloned());
     let command = on_disk(move || {
+        slots::install(&setup, &copies, control.as_ref());
         if let Some(newest) = newest {
             history::forget(&setup.data_dir(), newest)?;
         }
@@ -417,6 +421,7 @@ async fn remove_data(
     reason: &str,
     facts: &mut Vec<Fact>,
 ) -> Result<(), ActionError> {
+    drop(d.slot_copies.take());
     let dir = d.setup().data_dir();
     if v.server.postmaster.is_some() || v.guard.populated {
         let text = "the data directory is in use".to_owned();

@@ -27,6 +27,7 @@ mod requests;
 mod reset;
 mod say;
 mod server;
+mod slots;
 mod sql;
 mod start;
 mod store;

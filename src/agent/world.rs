@@ -11,6 +11,7 @@ use crate::core::failsafe::{Bound, Known};
 use crate::core::guard::Phase;
 use crate::core::health::Health;
 use crate::core::settings::Settings;
+use crate::core::slot_copies::LeaderSlots;
 use crate::core::time::{Boot, Wall};
 use crate::core::timeline::History;
 use crate::core::view::{
@@ -50,6 +51,7 @@ pub struct World {
     thawed_at: Boot,
     upstream: Option<String>,
     leader_history: Option<(u32, History)>,
+    leader_slots: Option<Seen<LeaderSlots>>,
     stopping: Option<(i32, Boot)>,
     peers: BTreeMap<String, PeerAnswer>,
     peers_asked_at: Option<Boot>,
@@ -184,6 +186,7 @@ impl World {
         }
         if another {
             self.refused = None;
+            self.leader_slots = None;
         }
         // What the answer said before a promotion or a fence says nothing about afterwards.
         let permitted = |s: &State| s.postmaster.map(|p| (p.pid, p.permitted));
@@ -259,6 +262,10 @@ impl World {
             }
             Fact::StatusWritten(document) => self.status_written = Some(document),
             Fact::FailsafeWritten(revision) => self.store.failsafe.settled = revision,
+            Fact::LeaderSlots { pid, at, slots } if self.is_present(pid) => {
+                self.leader_slots = Some(Seen { value: slots, at });
+            }
+            Fact::LeaderSlots { .. } => {}
             Fact::HistoryWritten(timeline) => self.history_written = Some(timeline),
             Fact::Inspect => self.forget_inspection(),
             Fact::GiveUp(reason) => self.give_up = Some(reason),
@@ -397,6 +404,7 @@ impl World {
             refused: self.refused.clone(),
             upstream: self.upstream.clone(),
             leader_history: self.leader_history.clone(),
+            leader_slots: self.leader_slots.clone(),
         }
     }
 

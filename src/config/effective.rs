@@ -18,6 +18,9 @@ use super::units::{self, BYTES, SECONDS};
 use super::yaml11::{Node, Position};
 use crate::core::decision::Upstream;
 use crate::core::settings::{Settings, StandbyCluster, SyncMode};
+use crate::core::slots::SlotKind;
+
+const FEEDBACK: &str = "hot_standby_feedback";
 
 /// What the server on this member is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +89,6 @@ pub fn effective(
     let merged = Merged::new(local, dynamic, &mut warnings);
     let settings = settings(top, times, &merged, &local.vigil, &mut warnings);
     let parameters = parameters(local, &merged, role, &settings, &mut warnings);
-    warnings.extend(slots::not_copied(&settings.slots, &parameters.others));
     let hba = parameters.others.keys().any(|k| k.eq_ignore_ascii_case("hba_file"));
     let ident = parameters.others.keys().any(|k| k.eq_ignore_ascii_case("ident_file"));
     let mut tool = |key: &str, tool: &options::Tool| {
@@ -309,6 +311,11 @@ fn parameters(
     let mut sorted = guc::sort_out(&dynamic, &over.collect::<Vec<_>>(), warnings);
     if settings.synchronous_mode != SyncMode::Off {
         sorted.others.retain(|name, _| !name.eq_ignore_ascii_case("synchronous_standby_names"));
+    }
+    if settings.use_slots && settings.slots.iter().any(|slot| slot.kind != SlotKind::Physical) {
+        // The leader must keep the rows of the catalogs that a standby's copies need (PATRONI: so).
+        sorted.others.retain(|name, _| !name.eq_ignore_ascii_case(FEEDBACK));
+        sorted.others.insert(FEEDBACK.to_owned(), "on".to_owned());
     }
     for (name, value) in &mut sorted.others {
         if name.eq_ignore_ascii_case("hba_file") || name.eq_ignore_ascii_case("ident_file") {

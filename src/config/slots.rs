@@ -1,7 +1,5 @@
 //! `slots` and `ignore_slots` of the dynamic configuration.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::reader::Reader;
@@ -36,23 +34,6 @@ pub fn permanent(top: Reader, warnings: &mut Vec<String>) -> Vec<PermanentSlot> 
     }
     slots.sort_by(|a, b| a.name.cmp(&b.name));
     slots
-}
-
-/// What to expect of logical slots after a failover: we copy none to standbys, as Patroni does.
-pub fn not_copied(
-    slots: &[PermanentSlot],
-    parameters: &BTreeMap<String, String>,
-) -> Option<String> {
-    let synced = parameters.get("sync_replication_slots").cloned().map(Value::String);
-    if synced.and_then(|value| units::boolean(&value)) == Some(true) {
-        return None;
-    }
-    let slot = slots.iter().find(|slot| matches!(slot.kind, SlotKind::Logical { .. }))?;
-    Some(format!(
-        "slots: `{}` is logical, and not copied to standbys: after a failover it begins anew, \
-         unless PostgreSQL (17 or later) is told to copy it by sync_replication_slots",
-        slot.name
-    ))
 }
 
 /// Nothing said means physical; a database and a plugin mean logical.

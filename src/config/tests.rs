@@ -130,12 +130,16 @@ fn dynamic_values() {
     assert!(e.settings.paused);
     assert!(w.iter().any(|w| w.contains("`B` is no name of a slot")), "{w:?}");
     let logical = json!({"type": "logical", "database": "d", "plugin": "pgoutput"});
-    let told = |parameters: serde_json::Value| {
-        let (_, warnings) = of(json!({"slots": {"l": logical, "p": null},
-            "postgresql": {"parameters": parameters}}));
-        warnings.iter().filter(|w| w.contains("`l` is logical, and not copied")).count()
+    let feedback = |slots: serde_json::Value, use_slots: bool| {
+        let (e, _) = of(json!({"slots": slots, "postgresql": {"use_slots": use_slots,
+            "parameters": {"HOT_standby_feedback": "off"}}}));
+        e.parameters.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
     };
-    assert_eq!((told(json!({})), told(json!({"sync_replication_slots": true}))), (1, 0));
+    let with = |of: Vec<String>, line: &str| of.iter().any(|l| l == line);
+    assert!(with(feedback(json!({"l": logical}), true), "hot_standby_feedback=on"));
+    for (slots, use_slots) in [(json!({"l": logical}), false), (json!({"p": null}), true)] {
+        assert!(with(feedback(slots, use_slots), "HOT_standby_feedback=off"));
+    }
     for nonsense in [json!(null), json!([]), json!("x"), json!({"postgresql": 1, "ttl": {}})] {
         assert_eq!(of(nonsense).0.settings.standby_cluster, None);
     }

@@ -132,6 +132,8 @@ pub struct Slot {
     pub active: bool,
     pub restart_lsn: Option<Lsn>,
     pub confirmed_flush_lsn: Option<Lsn>,
+    /// The oldest transaction whose catalog rows the slot needs.
+    pub catalog_xmin: Option<u32>,
 }
 
 /// A parameter whose new value waits for a restart.

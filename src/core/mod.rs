@@ -23,6 +23,7 @@ pub mod lsn;
 pub mod numbering;
 pub mod rules;
 pub mod settings;
+pub mod slot_copies;
 pub mod slots;
 pub mod sync;
 pub mod sync_names;

@@ -7,7 +7,8 @@
 //! * The leader has a physical slot for each member that streams from it, as long as that is
 //!   registered and `member_slots_ttl` longer, and the permanent ones.
 //! * A standby has the physical ones of them, too, moved on to where `/status` says that they are
-//!   on the leader, so that nobody's WAL is gone after a failover.
+//!   on the leader, so that nobody's WAL is gone after a failover; and copies of the logical ones
+//!   ([`slot_copies`]).
 //! * Any other slot that nobody uses goes after `member_slots_ttl`, unless `ignore_slots` names
 //!   it; nothing goes during a pause.
 
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::database::Slot;
 use super::lsn::Lsn;
+use super::slot_copies::{self, CopyMemory, Proofs, Question};
 use super::time::Boot;
 use super::view::View;
 
@@ -83,9 +85,20 @@ impl SlotPattern {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotWork {
     pub create: Vec<PermanentSlot>,
-    /// Physical slots of a standby that the leader's are ahead of.
-    pub advance: Vec<(String, Lsn)>,
+    /// Slots of a standby that the leader's are ahead of.
+    pub advance: Vec<Advance>,
     pub drop: Vec<String>,
+    pub question: Option<Question>,
+    pub proofs: Proofs,
+}
+
+/// A slot to be moved on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advance {
+    pub name: String,
+    /// Of a logical slot: from there alone it can be moved.
+    pub database: Option<String>,
+    pub to: Lsn,
 }
 
 /// What is remembered between rounds. Losing it only keeps slots longer.
@@ -95,10 +108,11 @@ pub struct SlotMemory {
     members: BTreeMap<String, Boot>,
     /// Other slots, and since when they are of no use.
     idle: BTreeMap<String, Boot>,
+    copies: CopyMemory,
 }
 
 /// PostgreSQL can move a slot on since 11.
-const CAN_ADVANCE: u32 = 110_000;
+pub const CAN_ADVANCE: u32 = 110_000;
 
 impl SlotMemory {
     /// Members' slots that are kept, for `/status`: the next leader knows them from there.
@@ -144,7 +158,9 @@ impl SlotMemory {
             .collect();
         let advance = if leading || !due { Vec::new() } else { advance(v, &wanted) };
         let drop = if due { self.useless(v, &wanted, leading) } else { Vec::new() };
-        SlotWork { create, advance, drop }
+        let proofs = self.copies.look(v);
+        let question = if leading || !due { None } else { self.copies.question(v) };
+        SlotWork { create, advance, drop, question, proofs }
     }
 
     fn of_leader(&self, v: &View) -> BTreeMap<String, SlotKind> {
@@ -195,6 +211,7 @@ impl SlotMemory {
             wanted.insert(name.clone(), SlotKind::Physical);
         }
         wanted.remove(&own);
+        wanted.extend(slot_copies::wanted(v));
         wanted
     }
 
@@ -231,14 +248,16 @@ impl SlotMemory {
     }
 }
 
-fn advance(v: &View, wanted: &BTreeMap<String, SlotKind>) -> Vec<(String, Lsn)> {
+fn advance(v: &View, wanted: &BTreeMap<String, SlotKind>) -> Vec<Advance> {
     let (Some(probe), Some(cluster)) = (v.probe(), v.cluster()) else { return Vec::new() };
-    let behind =
-        |slot: &&Slot| !slot.active && slot.kind == "physical" && wanted.contains_key(&slot.name);
-    let moved = probe.slots.iter().filter(behind).filter_map(|slot| {
+    let ours =
+        |slot: &&Slot| !slot.active && wanted.get(&slot.name).is_some_and(|kind| is_of(slot, kind));
+    let moved = probe.slots.iter().filter(ours).filter_map(|slot| {
         // Not past what is here: the slot would then say that it needs nothing.
         let to = (*cluster.status.slots.get(&slot.name)?).min(probe.replay_lsn?);
-        (slot.restart_lsn.is_some_and(|at| at < to)).then(|| (slot.name.clone(), to))
+        let at = slot.confirmed_flush_lsn.or(slot.restart_lsn)?;
+        let (name, database) = (slot.name.clone(), slot.database.clone());
+        (at < to).then_some(Advance { name, database, to })
     });
     moved.collect()
 }
@@ -344,7 +363,11 @@ mod tests {
         let mut memory = SlotMemory::default();
         let work = memory.plan(&v, true);
         assert_eq!(names(&work), ["phys"]);
-        assert_eq!(work.advance, [("gamma".to_owned(), Lsn(100))], "no further than replayed");
+        assert_eq!(
+            work.advance,
+            [Advance { name: "gamma".into(), database: None, to: Lsn(100) }],
+            "no further than replayed"
+        );
         assert_eq!(work.drop, Vec::<String>::new());
         v.tags.nofailover = true;
         assert_eq!(memory.plan(&v, true).drop, ["gamma", "alpha"]);

@@ -13,6 +13,7 @@ use super::guard::Phase;
 use super::health::{Health, Stuck};
 use super::lsn::Lsn;
 use super::settings::Settings;
+use super::slot_copies::LeaderSlots;
 use super::time::{Boot, Wall};
 use super::timeline::History;
 use super::trust::Doubt;
@@ -120,6 +121,8 @@ pub struct Server {
     pub upstream: Option<String>,
     /// The timeline history of the present leader, once fetched.
     pub leader_history: Option<(u32, History)>,
+    /// What the leader last said of its logical slots, to this postmaster's member.
+    pub leader_slots: Option<Seen<LeaderSlots>>,
 }
 
 impl Server {

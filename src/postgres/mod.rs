@@ -17,4 +17,5 @@ pub mod probe;
 pub mod rewind;
 pub mod roles;
 pub mod session;
+pub mod slot_copies;
 pub mod tls;

@@ -56,7 +56,8 @@ fn probe_sql(major: u32) -> String {
     state, sync_state, sync_priority, flush_lsn, write_lsn, replay_lsn
     FROM pg_stat_replication ORDER BY pid) w) AS wal_senders,
   (SELECT json_agg(s) FROM (SELECT slot_name AS name, slot_type AS kind, database, plugin,
-    active, restart_lsn, confirmed_flush_lsn FROM pg_replication_slots WHERE {slots} ORDER BY 1) s)
+    active, restart_lsn, confirmed_flush_lsn, catalog_xmin::text::bigint AS catalog_xmin
+    FROM pg_replication_slots WHERE {slots} ORDER BY 1) s)
     AS slots,
   current_setting('synchronous_standby_names') AS synchronous_standby_names,
   coalesce((SELECT wait_event = 'CheckpointerMain' FROM pg_stat_activity
@@ -160,7 +161,9 @@ impl RawLeader {
             None if self.timeline == 1 => Some(History::default()),
             None => None,
             Some(hex) => {
-                let text = unhex(&hex).ok_or("the history is not text")?;
+                let bytes = unhex(&hex).ok_or("the history is not text")?;
+                // A recovery target's name may be in any encoding; it is for people only.
+                let text = String::from_utf8_lossy(&bytes);
                 Some(History::parse(&text, self.timeline).map_err(|e| e.to_string())?)
             }
         };
@@ -174,14 +177,9 @@ impl RawLeader {
     }
 }
 
-fn unhex(hex: &str) -> Option<String> {
+pub(super) fn unhex(hex: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u32>> = hex.chars().map(|c| c.to_digit(16)).collect();
-    let bytes: Option<Vec<u8>> = digits?
-        .chunks(2)
-        .map(|pair| u8::try_from(pair.first()? * 16 + pair.get(1)?).ok())
-        .collect();
-    // A recovery target's name may be in any encoding; it is for people only.
-    Some(String::from_utf8_lossy(&bytes?).into_owned())
+    digits?.chunks(2).map(|pair| u8::try_from(pair.first()? * 16 + pair.get(1)?).ok()).collect()
 }
 
 #[derive(Deserialize)]
@@ -254,6 +252,7 @@ struct RawSlot {
     restart_lsn: Option<Lsn>,
     #[serde(deserialize_with = "lsn")]
     confirmed_flush_lsn: Option<Lsn>,
+    catalog_xmin: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -265,7 +264,7 @@ struct RawPending {
     boot_val: Option<String>,
 }
 
-fn lsn<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Lsn>, D::Error> {
+pub(super) fn lsn<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Lsn>, D::Error> {
     let text: Option<String> = Option::deserialize(deserializer)?;
     text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
 }
@@ -349,6 +348,7 @@ impl From<RawSlot> for Slot {
             active: raw.active,
             restart_lsn: raw.restart_lsn,
             confirmed_flush_lsn: raw.confirmed_flush_lsn,
+            catalog_xmin: raw.catalog_xmin,
         }
     }
 }

@@ -97,7 +97,8 @@ impl Session {
         Ok(self.run(doing, &sql, within).await?.is_some())
     }
 
-    /// Moves an idle physical slot on, never back (11 and later).
+    /// Moves an idle slot on, never back (11 and later); a logical one from its own database, where
+    /// a standby does it, too.
     pub async fn advance_slot(
         &mut self,
         name: &str,
@@ -110,7 +111,8 @@ impl Session {
         let sql = format!(
             "SELECT pg_replication_slot_advance(slot_name, {to}) IS NOT NULL \
              FROM pg_replication_slots \
-             WHERE slot_name = {name} AND NOT active AND restart_lsn < {to}"
+             WHERE slot_name = {name} AND NOT active \
+             AND coalesce(confirmed_flush_lsn, restart_lsn) < {to}"
         );
         self.run(doing, &sql, within).await.map(|_| ())
     }

@@ -298,6 +298,7 @@ impl World {
             refused: None,
             upstream: a.upstream.clone(),
             leader_history: a.leader_history.clone(),
+            leader_slots: None,
         };
         View {
             now,

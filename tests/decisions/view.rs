@@ -18,6 +18,7 @@ use pgvigil_core::core::guard::Phase;
 use pgvigil_core::core::health::{Ailing, Illness, Place};
 use pgvigil_core::core::lsn::Lsn;
 use pgvigil_core::core::settings::{ReplicaMethod, Settings, StandbyCluster};
+use pgvigil_core::core::slot_copies::LeaderSlots;
 use pgvigil_core::core::time::{Boot, Wall};
 use pgvigil_core::core::timeline::{History, Switch};
 use pgvigil_core::core::trust::Doubt;
@@ -81,6 +82,7 @@ pub fn change(slot: &mut Option<View>, mut line: Line) {
         "exit" => exit(&mut view.server, &mut line),
         "data" => data(&mut view.server, &mut line),
         "leader-history" => view.server.leader_history = Some(leader_history(&mut line)),
+        "leader-slots" => view.server.leader_slots = Some(leader_slots(&mut line)),
         "job" => view.job = Some(job(&mut line)),
         "asked" => asked(view, &mut line),
         "peer" => peer(view, &mut line),
@@ -371,6 +373,13 @@ fn data(server: &mut Server, line: &mut Line) {
 }
 
 /// `timeline=3 left=2@0/800`: the ancestors and where each was left.
+/// `fetched=logi asked=1s`
+fn leader_slots(line: &mut Line) -> Seen<LeaderSlots> {
+    let fetched = line.take::<String>("fetched").into_iter().collect();
+    let value = LeaderSlots { fetched, ..LeaderSlots::default() };
+    Seen { value, at: line.take("asked").unwrap_or(NOW) }
+}
+
 fn leader_history(line: &mut Line) -> (u32, History) {
     let timeline = line.take("timeline").unwrap_or(TIMELINE);
     let left: Vec<String> = line.take("left").unwrap_or_default();

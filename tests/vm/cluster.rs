@@ -275,7 +275,9 @@ fn payload(settings: &Settings, member: u8, base: &Path, program: &Path) -> Path
     let watchdog = format!("watchdog:\n  mode: {REQUIRED}\n");
     let configuration = configuration.replace("watchdog: {mode: off}\n", &watchdog);
     let identity = Device::of(member).identity();
-    let choice = format!("vigil:\n  watchdog:\n    identity: {identity}\n");
+    // The next fault comes sooner than any on a real server.
+    let health = "  health: {hand_over_interval: 1}\n";
+    let choice = format!("vigil:\n{health}  watchdog:\n    identity: {identity}\n");
     file("etc/pgvigil/pgvigil.yml", &(configuration + &choice));
     file("etc/systemd/system/pgvigil.service", UNIT);
     file("etc/systemd/system/pgvigil.service.d/vm.conf", ORDER);

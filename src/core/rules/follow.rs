@@ -10,6 +10,7 @@ use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::{Action, Upstream};
 use crate::core::guard::Phase;
 use crate::core::settings::SyncMode;
+use crate::core::slot_copies;
 use crate::core::timeline::{self, Relation};
 use crate::core::view::View;
 
@@ -78,6 +79,11 @@ pub const RULES: &[Rule] = &[
         id: "follow.diverged",
         meaning: "a running standby cannot stream because its history has left the leader's",
         matches: diverged,
+    },
+    Rule {
+        id: "follow.copy_slots",
+        meaning: "logical slots of the leader were fetched: restart the standby with them",
+        matches: copy_slots,
     },
     Rule { id: "follow.restart", meaning: "an operator asked for a restart", matches: restart },
     Rule { id: "follow.steady", meaning: "all is well", matches: steady },
@@ -334,6 +340,20 @@ fn wake(v: &View) -> Option<Outcome> {
     let revision = leader.mod_revision;
     let why = format!("waking the standby: the leader {} is ready", leader.name);
     Some(Outcome::say(v, why).act(Action::Reload).remember(|m| m.woken_for = revision).wake(QUICK))
+}
+
+/// A standby reads its slots when it starts, so that this costs a restart, once in the life of a
+/// slot; none in a pause, and none for what was fetched long ago.
+fn copy_slots(v: &View) -> Option<Outcome> {
+    let told = v.server.leader_slots.as_ref().filter(|seen| !seen.value.fetched.is_empty())?;
+    let streams = v.is_standby() && v.memory.not_streaming_since.is_none();
+    if v.settings.paused || !streams || v.now.since(told.at) >= slot_copies::FRESH {
+        return None;
+    }
+    ready_leader(v)?;
+    let names = told.value.fetched.join(", ");
+    let why = format!("restarting with copies of the leader's logical slots ({names})");
+    Some(Outcome::say(v, why).act(Action::StopFast))
 }
 
 fn restart(v: &View) -> Option<Outcome> {
