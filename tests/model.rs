@@ -182,7 +182,7 @@ fn budget(play: Play, m: usize) -> Budget {
 
 fn confirmation(play: Play, tenure: Tenure, sent_at: Boot) -> Event {
     let ttl = play.ttl();
-    Event::Confirm(Confirmation { tenure, cluster_id: 1, raft_term: 1, sent_at, ttl })
+    Event::Confirm(Confirmation { tenure, cluster_id: 1, raft_term: 1, sent_at, ttl, next: None })
 }
 
 impl Member {

@@ -218,8 +218,8 @@ impl Leases {
         let tenure = Tenure { lease_id: lease.id, mod_revision: key.mod_revision };
         // While the key may move to the other lease at any instant, both are needed.
         let sent_at = next_at.map_or(lease.renewed_at, |at| at.min(lease.renewed_at));
-        let ttl = lease.ttl;
-        let confirmation = Confirmation { tenure, cluster_id, raft_term, sent_at, ttl };
+        let (ttl, next) = (lease.ttl, held.next.map(|next| next.id));
+        let confirmation = Confirmation { tenure, cluster_id, raft_term, sent_at, ttl, next };
         self.supervisor.order(Order::Confirm(confirmation)).await?;
         self.jitter.lock().unwrap_or_else(PoisonError::into_inner).sent(sent_at);
         Ok(())
@@ -243,9 +243,11 @@ impl Leases {
         };
         let both = Held { lease: Some(old), next: Some(next) };
         self.remember(&mut held, both).await?;
+        // The supervisor knows where the key goes before it goes there: else it would not believe
+        // what comes of it to a group that froze meanwhile. And a shorter deadline counts from the
+        // last confirmation: an old one freezes at once.
+        self.confirm_held(&mut held, within).await?;
         if next.ttl < old.ttl {
-            // The shorter deadline counts from the last confirmation: an old one freezes at once.
-            self.confirm_held(&mut held, within).await?;
             self.supervisor.order(Order::Retune { ttl: next.ttl }).await?;
             self.shorten_device(&mut held, within).await?;
         }

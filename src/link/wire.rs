@@ -63,7 +63,7 @@ fields! {
     Envelope { generation, seq, order }
     Configure { data_dir, ttl, rho_ppm, freeze_max, postgres_path, watchdog }
     Watchdog { mode, grade, margin_s, election }
-    Confirmation { tenure, cluster_id, raft_term, sent_at, ttl }
+    Confirmation { tenure, cluster_id, raft_term, sent_at, ttl, next }
     Tenure { lease_id, mod_revision }
     Command { argv, env, cwd, output }
     Job { id, kind, command }
@@ -161,6 +161,7 @@ mod tests {
                 raft_term: 3,
                 sent_at: Boot(5),
                 ttl,
+                next: Some(-8),
             }),
             Order::LeaseLost { tenure },
             Order::Extend { tenure, sent_at: Boot(3) },

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::core::guard::Phase;
 use crate::core::lsn::Lsn;
 use crate::core::settings::{Settings, SyncMode};
 
@@ -18,7 +19,8 @@ pub const HELP: &str = "commands:
              watchdog hardware|software|stay_down | start
   time:      wait SECONDS | until CONDITION | expect CONDITION
              conditions: leader MEMBER, nobody leads, calm, MEMBER writable, MEMBER frozen,
-             MEMBER standby, MEMBER down, fences N, lost N, pause below SECONDS, requests ended
+             MEMBER standby, MEMBER down, fences N, lost N, pause below SECONDS, requests ended,
+             MEMBER leads (its deadline runs), leader key written (from then on)
   programs:  kill agent|supervisor|record|postmaster|backends MEMBER
              freeze agent|supervisor|host MEMBER SECONDS | hang postgres MEMBER SECONDS
              stall supervisor MEMBER EFFECTS SECONDS | replace supervisor MEMBER
@@ -192,6 +194,7 @@ enum Condition {
     NobodyLeads,
     Calm,
     Writable(usize),
+    Leads(usize),
     Frozen(usize),
     Standby(usize),
     Down(usize),
@@ -199,6 +202,8 @@ enum Condition {
     Lost(u64),
     PauseBelow(Duration),
     RequestsEnded,
+    /// Its revision is not this one any more.
+    LeaderKeyWritten(i64),
 }
 
 impl Condition {
@@ -215,6 +220,10 @@ impl Condition {
             ["lost", n] => Condition::Lost(number(n)?),
             ["pause", "below", length] => Condition::PauseBelow(seconds(length)?),
             ["requests", "ended"] => Condition::RequestsEnded,
+            ["leader", "key", "written"] => {
+                Condition::LeaderKeyWritten(sim.with(|w| w.leader_revision()))
+            }
+            [name, "leads"] => Condition::Leads(member(name)?),
             [name, "writable"] => Condition::Writable(member(name)?),
             [name, "frozen"] => Condition::Frozen(member(name)?),
             [name, "standby"] => Condition::Standby(member(name)?),
@@ -230,6 +239,7 @@ impl Condition {
             Condition::NobodyLeads => w.leader_name().is_none(),
             Condition::Calm => w.is_calm(),
             Condition::Writable(m) => w.server_moves(m) && server(m).is_some_and(|s| s.writable()),
+            Condition::Leads(m) => w.phase(m) == Phase::Leading,
             Condition::Frozen(m) => w.members[m].frozen && server(m).is_some(),
             Condition::Standby(m) => server(m).is_some_and(|s| s.ready && s.recovery),
             Condition::Down(m) => server(m).is_none(),
@@ -237,11 +247,16 @@ impl Condition {
             Condition::Lost(n) => w.checks.lost == n,
             Condition::PauseBelow(length) => w.checks.longest_pause < length.as_nanos() as Time,
             Condition::RequestsEnded => w.unfinished().is_none(),
+            Condition::LeaderKeyWritten(before) => ![0, before].contains(&w.leader_revision()),
         }
     }
 }
 
 impl World {
+    fn leader_revision(&self) -> i64 {
+        self.store.cluster().leader.as_ref().map_or(0, |key| key.mod_revision)
+    }
+
     /// As `pgvigilctl list`, by somebody who sees everything.
     fn list(&self) -> String {
         let mut text = String::new();

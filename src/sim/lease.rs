@@ -138,8 +138,8 @@ async fn confirm_held(ctx: &Ctx, lock: &LeaseLock, within: Duration) -> Done {
     }
     let tenure = Tenure { lease_id: lease.id, mod_revision: key.mod_revision };
     let sent_at = next_at.map_or(lease.renewed_at, |at| at.min(lease.renewed_at));
-    let ttl = lease.ttl;
-    let confirmation = Confirmation { tenure, cluster_id, raft_term: term, sent_at, ttl };
+    let (ttl, next) = (lease.ttl, lock.held().next.map(|next| next.id));
+    let confirmation = Confirmation { tenure, cluster_id, raft_term: term, sent_at, ttl, next };
     order(ctx, Order::Guard(Event::Confirm(confirmation))).await
 }
 
@@ -165,8 +165,8 @@ async fn relet_held(
         None => grant(ctx, ttl, within).await?,
     };
     remember(ctx, lock, Held { lease: Some(old), next: Some(next) }).await?;
+    confirm_held(ctx, lock, within).await?;
     if next.ttl < old.ttl {
-        confirm_held(ctx, lock, within).await?;
         order(ctx, Order::Retune(next.ttl)).await?;
         shorten_device(ctx, lock, within).await?;
     }

@@ -164,7 +164,7 @@ pub fn tenure(n: i64) -> Tenure {
 /// A renewal that was sent now.
 pub fn confirmation(n: i64) -> Order {
     let (tenure, ttl, sent_at) = (tenure(n), Duration::from_secs(60), clock::boot());
-    Order::Confirm(Confirmation { tenure, cluster_id: 1, raft_term: 1, sent_at, ttl })
+    Order::Confirm(Confirmation { tenure, cluster_id: 1, raft_term: 1, sent_at, ttl, next: None })
 }
 
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

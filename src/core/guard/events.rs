@@ -39,6 +39,9 @@ pub struct Confirmation {
     pub sent_at: Boot,
     /// What the store granted this lease: no deadline may count on more.
     pub ttl: Duration,
+    /// The lease to which a transaction under this tenure, and no other one, may move the key, at
+    /// any instant from now on.
+    pub next: Option<i64>,
 }
 
 /// The postgres group as the kernel tells it.

@@ -87,9 +87,14 @@ impl Guard {
             if another && self.phase != Phase::Paused {
                 return refuse("another store, or one restored from a backup");
             }
-            // In a pause the lease may run out: the transaction that took the key again compared
-            // the record under which nobody else could.
-            if old.tenure != new.tenure && self.phase == Phase::Frozen {
+            // What is frozen goes on only if nobody else held the key in between. So it is with the
+            // key on the lease that the last confirmation named: nothing but the transaction that
+            // replaced our own key, and compared its tenure, can have attached that lease. It is
+            // evidence as any other: the lease was renewed, and counts from when that was sent, and
+            // *then* a read showed the key on it. In a pause the lease may run out: the transaction
+            // that took the key again compared the record under which nobody else could.
+            let ours = old.tenure == new.tenure || old.next == Some(new.tenure.lease_id);
+            if !ours && self.phase == Phase::Frozen {
                 return refuse("another tenure than the one before the freeze");
             }
         }

@@ -48,13 +48,10 @@ impl Guard {
             let [id, revision] = tenure(lease.tenure);
             let (cluster, term) = (lease.cluster_id.into(), lease.raft_term.into());
             line("lease", &[id, revision, cluster, term, lease.sent_at.0.into(), ns(lease.ttl)]);
+            lease.next.iter().for_each(|id| line("next", &[(*id).into()]));
         }
-        if let Some(deadline) = self.deadline {
-            line("deadline", &[deadline.0.into()]);
-        }
-        if let Some(burned) = self.burned {
-            line("burned", &tenure(burned));
-        }
+        self.deadline.iter().for_each(|at| line("deadline", &[at.0.into()]));
+        self.burned.iter().for_each(|burned| line("burned", &tenure(*burned)));
         for (key, flag) in [
             ("can_freeze", self.can_freeze),
             ("permitted", self.permitted),
@@ -81,8 +78,9 @@ impl Guard {
                 .transpose()
                 .map_err(|_| Corrupt(key))
         };
-        let some = |key: &'static str| numbers(key)?.ok_or(Corrupt(key));
-        let flag = |key: &'static str| Ok(some(key)?.first() == Some(&1));
+        let one = |key| Ok(numbers(key)?.and_then(|n| n.first().copied()));
+        let first = |key: &'static str| one(key)?.ok_or(Corrupt(key));
+        let flag = |key: &'static str| Ok(first(key)? == 1);
         let boot = |n: i128| Boot(u64::try_from(n).unwrap_or(0));
         let length = |n: i128| Duration::from_nanos(u64::try_from(n).unwrap_or(0));
         let tenure = |n: &[i128]| match *n {
@@ -106,7 +104,6 @@ impl Guard {
             })),
             Some(_) => Err(Corrupt(key)),
         };
-        let first = |key: &'static str| some(key)?.first().copied().ok_or(Corrupt(key));
         let phase = PHASES.iter().find(|(_, name)| get("phase").is_some_and(|p| p == name));
         let mut guard = Guard::new(flag("can_freeze")?);
         guard.phase = phase.ok_or(Corrupt("phase"))?.0;
@@ -122,10 +119,11 @@ impl Guard {
                 raft_term: term as u64,
                 sent_at: boot(sent_at),
                 ttl: length(ttl),
+                next: one("next")?.map(|id| id as i64),
             }),
             Some(_) => return Err(Corrupt("lease")),
         };
-        guard.deadline = numbers("deadline")?.and_then(|n| n.first().map(|n| boot(*n)));
+        guard.deadline = one("deadline")?.map(boot);
         guard.burned = numbers("burned")?.map(|n| tenure(&n)).transpose()?;
         guard.permitted = flag("permitted")?;
         guard.stop_sent = flag("stop_sent")?;
@@ -133,8 +131,7 @@ impl Guard {
         guard.group = GroupState { populated: flag("populated")?, frozen };
         guard.data_job = flag("data_job")?;
         // What it does now the supervisor looks up; a release without devices wrote no line.
-        let counted = numbers("device")?.is_some_and(|n| n.first() == Some(&1));
-        guard.device = if counted { Device::On } else { Device::Off };
+        guard.device = if one("device")? == Some(1) { Device::On } else { Device::Off };
         guard.frozen_at = boot(first("frozen_at")?);
         Ok(guard)
     }

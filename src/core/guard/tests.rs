@@ -21,8 +21,12 @@ pub(super) fn tenure(n: i64) -> Tenure {
 
 pub(super) fn proof(n: i64, sent_ms: u64) -> Event {
     let sent_at = at(sent_ms);
-    let ttl = ms(20_000);
-    Event::Confirm(Confirmation { tenure: tenure(n), cluster_id: 1, raft_term: 2, sent_at, ttl })
+    Event::Confirm(Confirmation { sent_at, ..confirmation(n) })
+}
+
+pub(super) fn confirmation(n: i64) -> Confirmation {
+    let (tenure, sent_at, ttl) = (tenure(n), at(0), ms(20_000));
+    Confirmation { tenure, cluster_id: 1, raft_term: 2, sent_at, ttl, next: None }
 }
 
 pub(super) fn group(populated: bool, frozen: bool) -> Event {
@@ -258,8 +262,7 @@ fn permits_need_a_fresh_lease() {
 #[test]
 fn another_store_is_not_believed() {
     let mut run = Run::primary();
-    let (tenure, ttl) = (tenure(1), ms(10_000));
-    let good = Confirmation { tenure, cluster_id: 1, raft_term: 2, sent_at: at(100), ttl };
+    let good = Confirmation { sent_at: at(100), ..confirmation(1) };
     run.refused(100, Event::Confirm(Confirmation { cluster_id: 9, ..good }));
     run.refused(100, Event::Confirm(Confirmation { raft_term: 1, ..good }));
     run.ok(100, Event::Confirm(Confirmation { raft_term: 3, ..good }));
@@ -270,8 +273,8 @@ fn another_store_is_not_believed() {
 fn but_it_may_carry_a_pause_on() {
     let mut run = Run::primary();
     run.ok(100, Event::Pause(tenure(1)));
-    let (sent_at, ttl) = (at(100_000), ms(10_000));
-    let other = Confirmation { tenure: tenure(2), cluster_id: 9, raft_term: 1, sent_at, ttl };
+    let sent_at = at(100_000);
+    let other = Confirmation { cluster_id: 9, raft_term: 1, sent_at, ..confirmation(2) };
     run.ok(100_000, Event::Confirm(other));
     run.is(Phase::Paused, "D");
     run.ok(100_100, Event::Resume);
@@ -279,13 +282,37 @@ fn but_it_may_carry_a_pause_on() {
     run.refused(100_200, proof(1, 100_200)); // of the old one
 }
 
+/// The key moves to another lease, and nobody knows whether it has when the deadline passes.
+#[test]
+fn what_is_frozen_believes_the_lease_to_which_the_key_was_moving() {
+    let mut run = Run::primary();
+    let next = Some(tenure(2).lease_id);
+    run.ok(100, Event::Confirm(Confirmation { sent_at: at(100), next, ..confirmation(1) }));
+    run.ok(9000, Event::Tick);
+    run.is(Phase::Frozen, "AAF");
+    run.ok(9010, group(true, true));
+    // A lease that nobody named, and one whose renewal is too old to thaw on.
+    run.refused(9100, proof(3, 9100));
+    run.refused(9900, proof(2, 9100));
+    let text = run.guard.save();
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    let lines = lines.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    run.guard = Guard::restore(&lines, true).unwrap();
+    run.ok(10_000, proof(2, 9900));
+    run.is(Phase::Leading, "AT");
+    assert_eq!(run.guard.deadline(), Some(at(9900 + 8900)));
+    // The move is over: the old lease carries nothing any more.
+    run.ok(19_000, Event::Tick);
+    run.is(Phase::Frozen, "AF");
+    run.refused(19_100, proof(1, 19_100));
+}
+
 /// An agent that starts anew configures the ttl of /config, but renews the lease that it has.
 #[test]
 fn a_budget_never_counts_on_more_than_was_granted() {
     let mut run = Run::primary();
     run.ok(100, Event::Retune(budget(20_000)));
-    let (tenure, ttl) = (tenure(1), ms(10_000));
-    let short = Confirmation { tenure, cluster_id: 1, raft_term: 2, sent_at: at(200), ttl };
+    let short = Confirmation { sent_at: at(200), ttl: ms(10_000), ..confirmation(1) };
     run.ok(200, Event::Confirm(short));
     assert_eq!(run.guard.deadline(), Some(at(200 + 8900)), "the larger budget waits");
     run.ok(300, Event::Confirm(Confirmation { sent_at: at(300), ttl: ms(20_000), ..short }));
