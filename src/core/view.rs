@@ -259,6 +259,9 @@ pub struct Memory {
     /// Members that streamed from this server since it became primary: what they have is of our
     /// history, even if it has not told them a newer timeline yet.
     pub followers: BTreeSet<String>,
+    /// No request that removes a pause record of a later revision can be under way. Unknown: an
+    /// earlier agent's can.
+    pub record_floor: Option<i64>,
     /// When the key was last to be handed over for reasons of health.
     pub gave_up_at: Option<Boot>,
     /// PostgreSQL is being killed, and then the key is given up.

@@ -88,6 +88,15 @@ fn own(v: &View) -> Option<&Keyed<PauseRecord>> {
     v.cluster()?.pause_record.as_ref().filter(|key| key.value.leader == v.name)
 }
 
+/// ... under which a deadline may be suspended. A request to remove it may still be under way, from
+/// the end of a pause before, and be carried out when nobody here can see that; all of them compare
+/// the record's revision. So it is one that was written after the last of these was sent, and by
+/// this agent, since another's requests are not known. A write that comes late leaves a record, too.
+fn settled(v: &View) -> Option<&Keyed<PauseRecord>> {
+    let floor = v.memory.record_floor?;
+    own(v).filter(|key| !key.value.stopped && key.mod_revision > floor)
+}
+
 /// An operator asked for another leader, and the time has come.
 fn asked(v: &View) -> bool {
     v.cluster()
@@ -169,6 +178,7 @@ fn remove_record(v: &View) -> Option<Outcome> {
     (!wanted(v) && !v.guard.awaits_device).then(|| {
         Outcome::say(v, "the pause is over: removing its record")
             .act(Action::RemovePauseRecord { tenure: Some(tenure), revision })
+            .remember(|m| m.record_floor = Some(revision))
             .wake(Duration::ZERO)
     })
 }
@@ -181,15 +191,17 @@ fn begin(v: &View) -> Option<Outcome> {
     if !wanted(v) || busy || stopping || !v.is_primary() || v.guard.burned == Some(tenure) {
         return None;
     }
-    Some(match own(v).filter(|key| !key.value.stopped) {
+    Some(match settled(v) {
         Some(key) => Outcome::say(v, "the deadline of the lease is suspended")
             .act(Action::Pause { tenure, revision: key.mod_revision })
             .wake(Duration::ZERO),
         None => {
             let record =
                 PauseRecord { leader: v.name.clone(), since: Some(v.wall), stopped: false };
+            let seen = v.cluster()?.pause_record.as_ref().map_or(0, |key| key.mod_revision);
             Outcome::say(v, "writing the pause record")
                 .act(Action::WritePauseRecord { tenure, record })
+                .remember(|m| m.record_floor = m.record_floor.max(Some(seen)))
                 .wake(Duration::ZERO)
         }
     })
@@ -236,6 +248,7 @@ fn own_record(v: &View) -> Option<Outcome> {
     Some(
         Outcome::say(v, "removing the pause record of an earlier run: no primary runs here")
             .act(Action::RemovePauseRecord { tenure: None, revision })
+            .remember(|m| m.record_floor = Some(revision))
             .wake(Duration::ZERO),
     )
 }
