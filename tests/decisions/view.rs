@@ -466,7 +466,7 @@ fn memory(m: &mut Memory, line: &mut Line) {
     fields!(line, m, copied_at job_done restarting reinitializing handover_since);
     fields!(line, m, shut_down_since sync_names sync_names_set stopped_pid promotion_asked);
     fields!(line, m, started demoted_because cancelled sync_wrote quit_at woken_for);
-    fields!(line, m, not_streaming_since led_since yielding);
+    fields!(line, m, not_streaming_since led_since gave_up_at yielding);
     if let Some(crashes) = line.take::<u32>("crashes") {
         m.crashes = (0..crashes).map(|_| line.now).collect();
     }

@@ -58,7 +58,13 @@ fn leads(v: &View) -> bool {
 pub fn may_hand_over(v: &View) -> bool {
     let every = v.settings.health.hand_over_every;
     let led = v.memory.led_since.is_some_and(|at| v.now.since(at) >= every);
-    led && v.memory.gave_up_at.is_none_or(|at| v.now.since(at) >= every)
+    led && may_try_again(v)
+}
+
+/// Not soon after this member tried it last.
+fn may_try_again(v: &View) -> bool {
+    let every = v.settings.health.hand_over_every;
+    v.memory.gave_up_at.is_none_or(|at| v.now.since(at) >= every)
 }
 
 /// Restarts are what is left where nobody can take over, and they cost a recovery each.
@@ -139,10 +145,12 @@ fn volume(v: &View) -> Option<Outcome> {
 /// What was required is lost: a machine that hangs now is fenced by nothing, or is reset although
 /// nothing hangs, one timeout after the last ping that went through. One ping that fails is none:
 /// the next renewal brings another, a tenth of `ttl` later. Nobody passes the key around: whose
-/// device failed is no candidate before it has been armed again.
+/// device failed is no candidate; and because that is forgotten with the next change of the budget,
+/// each member does it once in `hand_over_interval`, also where the candidate did not take the key.
+/// How long it has led does not matter: the reset does not wait for that.
 fn watchdog(v: &View) -> Option<Outcome> {
     runs(v)?;
-    if !leads(v) || v.health.unwatched < v.settings.ttl / 7 {
+    if !leads(v) || v.health.unwatched < v.settings.ttl / 7 || !may_try_again(v) {
         return None;
     }
     let why = "the required watchdog device fails";
@@ -153,6 +161,7 @@ fn watchdog(v: &View) -> Option<Outcome> {
     let why = format!("demoting self because {why} and {to} is healthy");
     let out = Outcome::say(v, why.clone()).act(Action::StopFast).wake(QUICK);
     Some(out.remember(|m| {
+        m.gave_up_at = Some(v.now);
         m.demoted_because = Some(why);
         m.switchover = Some(Switchover { to, since: v.now });
     }))

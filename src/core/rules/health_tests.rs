@@ -307,6 +307,12 @@ fn a_required_device_that_fails_is_handed_over_not_suffered() {
     );
     assert_eq!(decision.memory.switchover.map(|s| s.to), Some("b".to_owned()));
     assert_eq!(findings(&v).len(), 1);
+    // The key came back, and the device fails again: members do not pass it around.
+    v.memory.gave_up_at = Some(v.now.minus(seconds(299)));
+    assert_eq!(decide(&v).rule, "leader.steady", "it was just tried");
+    v.memory.gave_up_at = Some(v.now.minus(seconds(300)));
+    assert_eq!(decide(&v).memory.gave_up_at, Some(v.now));
+    v.memory.gave_up_at = None;
     // One ping that failed: the next one comes first.
     v.health = unwatched(3);
     assert_ne!(decide(&v).rule, "health.watchdog");
