@@ -13,7 +13,7 @@ use super::watch::Supervisor;
 use crate::core::time::Boot;
 use crate::link::order::Command;
 use crate::link::state::ExitStatus;
-use crate::sys::{fd, proc, process};
+use crate::sys::{clock, fd, proc, process};
 
 /// How long the new program may take for its self-check.
 const CHECK_MAX: Duration = Duration::from_secs(10);
@@ -43,20 +43,20 @@ impl Supervisor {
             return;
         }
         process::signal_all(&check.child, libc::SIGKILL);
-        self.check = None;
         if status == Some(ExitStatus::Code(0)) {
             let error = self.replace();
             self.log.critical(&format!("replacement failed, this program stays: {error}"));
         } else {
             self.log.critical(&format!("replacement refused: self-check ended with {status:?}"));
         }
+        // Not before: no other replacement begins in the midst of this one.
+        self.check = None;
     }
 
     /// Executes the file that stands at this program's path now. Returns only if that failed; then
     /// everything is as before. The lock goes over; the agent's link ends here.
     fn replace(&mut self) -> io::Error {
-        self.record();
-        let error = self.execute();
+        let error = self.execute().unwrap_or_else(|error| error);
         let _ = process::hold_signals(false);
         if let Some(member) = &self.member {
             let _ = fd::keep_over_exec(member.lock.as_fd(), false);
@@ -67,15 +67,14 @@ impl Supervisor {
         error
     }
 
-    fn execute(&self) -> io::Error {
-        let image = self.image().and_then(|image| {
-            process::hold_signals(true)?;
-            Ok(image)
-        });
-        match image {
-            Ok((path, argv, env)) => process::exec(&path, &argv, &env),
-            Err(error) => error,
-        }
+    fn execute(&mut self) -> io::Result<io::Error> {
+        process::hold_signals(true)?;
+        // What came before this stands in pipes that end here: it goes into the record. What comes
+        // from now on waits for the new program.
+        self.take_signals(clock::boot());
+        self.record();
+        let (path, argv, env) = self.image()?;
+        Ok(process::exec(&path, &argv, &env))
     }
 
     fn image(&self) -> io::Result<(CString, Vec<CString>, Vec<CString>)> {

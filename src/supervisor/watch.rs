@@ -315,7 +315,7 @@ impl Supervisor {
         }
     }
 
-    fn take_signals(&mut self, now: Boot) {
+    pub fn take_signals(&mut self, now: Boot) {
         if count(&mut self.signals.stop) > 0 && !self.stop_requested {
             self.stop_requested = true;
             self.log.info("asked to stop");

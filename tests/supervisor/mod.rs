@@ -4,9 +4,11 @@ mod device;
 mod postgres;
 mod rig;
 
+use std::os::fd::AsFd;
 use std::process::{Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pgvigil::core::guard::Phase;
 use pgvigil::core::time::Boot;
 use pgvigil::link::order::{Job, JobKind, Order, PgSignal};
@@ -14,6 +16,8 @@ use pgvigil::link::state::{ExitStatus, Means, State};
 use pgvigil::sys::{clock, proc, process};
 use rig::{Rig, confirmation, sh, tenure, until};
 
+/// Tries of a race.
+const REPLACEMENTS: u32 = 40;
 /// Two processes that never sleep, the second one outliving the first.
 const BUSY: &str = "while :; do :; done & while :; do :; done";
 
@@ -275,6 +279,35 @@ fn a_replaced_program_keeps_everything() {
     // Still our child: its status is known.
     next.ok(Order::Signal(PgSignal::FastStop));
     next.see("its end", |s| s.last_exit.is_some_and(|e| e.status == ExitStatus::Code(7)));
+}
+
+/// What the old program's handlers took and nobody looked at would end with it: systemd asks to
+/// stop once, and kills after its patience. The two race, so it is tried at many instants around
+/// the end of the self-check, which is when the old program goes.
+#[test]
+fn a_signal_in_the_midst_of_a_replacement_is_not_lost() {
+    let Some(mut rig) = Rig::new("midst", true) else { return };
+    let mut link = rig.configured(30, 30);
+    for n in 1..=REPLACEMENTS {
+        rig.signal(libc::SIGUSR2);
+        // It lives for some milliseconds; one that was not seen costs a try, and no more.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(50) {
+            let Some(pid) = rig.pids("scripts").first().copied() else { continue };
+            let Ok(check) = process::Child::of(pid) else { break };
+            let mut ended = [PollFd::new(check.pidfd.as_fd(), PollFlags::POLLIN)];
+            poll(&mut ended, PollTimeout::from(15_000u16)).unwrap();
+            break;
+        }
+        let (end, after) = (Instant::now(), Duration::from_micros(20) * (n % 20));
+        while end.elapsed() < after {}
+        rig.signal(libc::SIGHUP);
+        link = rig.link();
+        link.see("the reload", |s| s.reloads == n);
+        link.ok(rig.configure(30, 30));
+    }
+    rig.signal(libc::SIGTERM);
+    link.see("the stop", |s| s.stop_requested);
 }
 
 #[test]

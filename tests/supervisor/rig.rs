@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program, Stdio};
 use std::time::{Duration, Instant};
@@ -121,6 +122,10 @@ fn start(mut program: Program, dir: &Path, cgroup: Option<&Path>, kept: Option<O
     let cgroup = cgroup.map_or("", |path| path.to_str().unwrap());
     let (pipe, notify) = (dir.join(PIPE), dir.join(NOTIFY));
     let pipe = if notify.exists() { pipe.display().to_string() } else { String::new() };
+    // The test's harness has a thread beside that of the supervisor, whose own program has none:
+    // it is to take no signals. The supervisor lets them in.
+    // SAFETY: one system call.
+    unsafe { program.pre_exec(|| process::hold_signals(true)) };
     program
         .args(["--exact", "supervisor::rig::as_supervisor", "--test-threads=1", "--nocapture"])
         .env(OPTIONS, format!("{cgroup}\npostgres\n{pipe}"))
