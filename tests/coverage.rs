@@ -12,6 +12,7 @@ use pgvigil_core::sim::invariant::INVARIANTS;
 const SILENT_RULES: &[(&str, &str)] = &[
     ("safety.unpermitted", "the guard fences first: a second line"),
     ("safety.identity", "nobody changes /initialize"),
+    ("follow.copy_slots", "servers have no slots here"),
     ("health.watchdog", "devices that fail for good are not played"),
     ("leader.bootstrap_failed", "no bootstrap fails twice in these seeds"),
     ("standby.demote", "standby clusters are not played"),
