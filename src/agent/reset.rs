@@ -23,9 +23,8 @@ pub fn look(data_dir: &Path, state: &State, stay_down: bool) -> Result<Option<Re
     let Some(mut armed) = Armed::read(data_dir) else { return Ok(None) };
     let reset = armed.judge(&record::boot_id(), state.watchdog.boot_status);
     if let Some(reset) = reset {
-        let ago = (clock::wall().0 - reset.at.0) / 1_000_000;
         let message_id = events::BOOT_AFTER_RESET;
-        tracing::error!(message_id, "{reset}; last sign of life {ago} s ago");
+        tracing::error!(message_id, "{}", tale(&reset));
         if stay_down {
             durable::write(&record::hold(data_dir), reset.to_string().as_bytes(), None)?;
         }
@@ -33,6 +32,12 @@ pub fn look(data_dir: &Path, state: &State, stay_down: bool) -> Result<Option<Re
         durable::write(&record::path(data_dir), armed.encode().as_bytes(), None)?;
     }
     Ok(armed.reset)
+}
+
+/// When, not how long ago: the record is of a clock that was right, and after a boot nobody may have
+/// set it yet.
+fn tale(reset: &Reset) -> String {
+    format!("{reset}; last sign of life at {}", clock::local(reset.at))
 }
 
 /// Keeps the record while this agent lives.
@@ -125,6 +130,9 @@ mod tests {
         durable::write(&record::path(&data_dir), earlier.encode().as_bytes(), None).unwrap();
         let reset = look(&data_dir, &state, false).unwrap().unwrap();
         assert_eq!((reset.by, reset.at), (By::Device, earlier.seen_at));
+        // By a clock that is behind: the boot was slow, and nobody has set it yet.
+        let ahead = Reset { at: Wall(clock::wall().0 + 86_400_000_000), ..reset.clone() };
+        assert!(tale(&ahead).ends_with(&clock::local(ahead.at)), "{}", tale(&ahead));
         assert!(!record::hold(&data_dir).exists());
         // It is told of from here on, and not found again.
         assert_eq!(look(&data_dir, &state, true).unwrap(), Some(reset.clone()));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::core::time::Wall;
+use crate::core::time::Boot;
 use crate::sys::{clock, proc};
 use crate::watchdog::card::Kernel;
 use crate::watchdog::device::Device;
@@ -275,7 +275,7 @@ fn calibrate(run: &Run, path: &Path) -> Result<(), String> {
     if let Some(before) = before {
         let Some(factor) = before.measured() else {
             fs::remove_file(path).map_err(at)?;
-            let ran = before.last_at.0.saturating_sub(before.armed_at.0) / 1_000_000;
+            let ran = before.last_at.since(before.armed_at).as_secs();
             return Err(format!(
                 "{}: the machine went down {ran} s after the device was armed for {} s, so not by \
                  the device: nothing was measured. Calibrate once more",
@@ -305,12 +305,12 @@ fn calibrate(run: &Run, path: &Path) -> Result<(), String> {
         ..Calibration::default()
     };
     let mut step = || {
-        // The wall clock may be slewed by some per mille; the margin on top holds more.
-        let now = clock::wall();
-        if calibration.armed_at == Wall(0) {
+        // It may be slewed by some per mille; the margin on top holds more.
+        let now = clock::boot();
+        if calibration.armed_at == Boot(0) {
             (calibration.armed_at, calibration.last_at) = (now, now);
         }
-        let step_us = now.0.saturating_sub(calibration.last_at.0).try_into().unwrap_or(0);
+        let step_us = now.since(calibration.last_at).as_micros().try_into().unwrap_or(u64::MAX);
         calibration.step_us = calibration.step_us.max(step_us);
         calibration.last_at = now;
         write(path, &calibration)
@@ -365,13 +365,13 @@ mod tests {
             identity: "iTCO_wdt".into(),
             firmware: record::firmware(),
             timeout_s: 10,
-            armed_at: Wall(1),
-            last_at: Wall(19_950_001),
+            armed_at: Boot(1),
+            last_at: Boot(1).plus(Duration::from_millis(19_950)),
             step_us: 50_000,
             factor_ppm: None,
         };
         // By somebody's hand.
-        write(&path, &Calibration { last_at: Wall(2_000_001), ..before.clone() }).unwrap();
+        write(&path, &Calibration { last_at: Boot(2_000_000_001), ..before.clone() }).unwrap();
         let said = calibrate(&run("unused"), &path).unwrap_err();
         assert!(said.contains("went down 2 s after"), "{said}");
         assert!(!path.exists());

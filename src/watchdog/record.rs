@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::drivers;
 use crate::core::budget::Device;
-use crate::core::time::Wall;
+use crate::core::time::{Boot, Wall};
 use crate::sys::watchdog::CARD_RESET;
 
 /// Longest file that is read.
@@ -177,9 +177,11 @@ pub struct Calibration {
     /// Of the machine: another firmware may time otherwise.
     pub firmware: String,
     pub timeout_s: u64,
-    pub armed_at: Wall,
+    /// Both of one boot, by the clock that nobody sets: one that was set back meanwhile would make
+    /// the device look faster than it is, and others lead before it resets.
+    pub armed_at: Boot,
     /// The last record that reached the disk before the reset.
-    pub last_at: Wall,
+    pub last_at: Boot,
     /// The longest time between two records, microseconds.
     pub step_us: u64,
     /// a, parts per million, once the machine is back.
@@ -209,14 +211,14 @@ impl Calibration {
         let lines: BTreeMap<&str, &str> =
             text.lines().filter_map(|line| line.split_once(' ')).collect();
         let word = |key: &str| lines.get(key).copied();
-        let wall = |key: &str| Some(Wall(word(key)?.parse().ok()?));
+        let instant = |key: &str| Some(Boot(word(key)?.parse().ok()?));
         Some(Calibration {
             boot: word("boot")?.to_owned(),
             identity: word("identity")?.to_owned(),
             firmware: word("firmware")?.to_owned(),
             timeout_s: word("timeout_s")?.parse().ok()?,
-            armed_at: wall("armed_at")?,
-            last_at: wall("last_at")?,
+            armed_at: instant("armed_at")?,
+            last_at: instant("last_at")?,
             step_us: word("step_us")?.parse().ok()?,
             factor_ppm: word("factor_ppm").and_then(|factor| factor.parse().ok()),
         })
@@ -230,7 +232,7 @@ impl Calibration {
     /// 1 % on top. `None`: the machine went down so long before the timeout that the device was not
     /// it; a factor from that would be too short, and others would lead before the reset.
     pub fn measured(&self) -> Option<u32> {
-        let ran_us = u64::try_from(self.last_at.0.checked_sub(self.armed_at.0)?).ok()?;
+        let ran_us = u64::try_from(self.last_at.since(self.armed_at).as_micros()).ok()?;
         let longest_us = ran_us.checked_add(self.step_us.checked_mul(2)?)?;
         let ppm = longest_us.checked_div(self.timeout_s)?;
         let factor = u32::try_from(ppm.checked_add(10_000)?.max(1_000_000)).ok()?;
@@ -272,6 +274,7 @@ fn read(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn armed(identity: &str) -> Armed {
         Armed {
@@ -314,20 +317,21 @@ mod tests {
 
     #[test]
     fn a_calibration_is_of_one_device_and_one_firmware() {
+        let at = |ms| Boot(0).plus(Duration::from_millis(ms));
         let run = Calibration {
             boot: "one".into(),
             identity: "iTCO_wdt".into(),
             firmware: "box/1.2".into(),
             timeout_s: 10,
-            armed_at: Wall(1_000_000),
-            last_at: Wall(20_150_000),
+            armed_at: at(1_000),
+            last_at: at(20_150),
             step_us: 50_000,
             factor_ppm: None,
         };
         assert_eq!(run.measured(), Some(1_935_000));
         // Reset by hand, or before the device was armed.
-        for last_at in [0, 1_000_000, 9_000_000] {
-            assert_eq!(Calibration { last_at: Wall(last_at), ..run.clone() }.measured(), None);
+        for last_ms in [0, 1_000, 9_000] {
+            assert_eq!(Calibration { last_at: at(last_ms), ..run.clone() }.measured(), None);
         }
         assert_eq!(Calibration { timeout_s: 0, ..run.clone() }.measured(), None);
         let done = Calibration { factor_ppm: Some(1_935_000), ..run.clone() };
