@@ -9,6 +9,7 @@ use crate::core::lsn::Lsn;
 use crate::core::view::View;
 use crate::dcs::documents;
 use crate::dcs::{Compare, Key, Write};
+use crate::link::order::Order;
 
 use super::drivers::Drivers;
 use super::events::Fact;
@@ -101,6 +102,11 @@ pub async fn write(
                 Some(tenure) => under(tenure).to_vec(),
                 None => vec![Compare::Absent(Key::Leader)],
             };
+            // An order to suspend that was not answered may only not have been read yet: by a
+            // supervisor that stood still. It is read before this one, which takes it back.
+            if tenure.is_some() {
+                d.supervisor.order(Order::Resume).await?;
+            }
             compares.push(Compare::ModRevision(Key::PauseRecord, revision));
             commit(d, &compares, &[Write::Delete(Key::PauseRecord)]).await.map(drop)
         }

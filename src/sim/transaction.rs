@@ -6,12 +6,14 @@ use crate::core::cluster::{
     FailoverRequest, Handover, NewestTimeline, PauseRecord, SyncState, Tenure,
 };
 use crate::core::decision::{Action, RecordIs};
+use crate::core::guard::Event;
 use crate::core::view::View;
 
 use super::action::{Done, Failed, label};
 use super::agent::{CallError, Ctx};
 use super::defect::Defect;
 use super::lease::{confirm, renew};
+use super::order::{Order, order};
 use super::store::{Answer, Compare, Request, Write};
 
 /// The leader key is still this tenure's.
@@ -100,6 +102,9 @@ pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
         }
         Action::RemovePauseRecord { tenure, revision } => {
             let first = tenure.map_or(Compare::LeaderAbsent, under);
+            if tenure.is_some() {
+                order(ctx, Order::Guard(Event::Resume)).await?;
+            }
             let compares = vec![first, Compare::PauseRevision(revision)];
             commit(ctx, v, compares, vec![Write::NoPauseRecord]).await.map(drop)
         }
