@@ -6,8 +6,7 @@ use std::io::{Write, stdout};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
-use pgvigil::cli::program::{Command, Member, Pgvigil};
+use pgvigil::cli::program::{self, Command, Member};
 use pgvigil::sys::{journal, kernel, process};
 use pgvigil::{agent, cli, config, leftover, sim, supervisor};
 
@@ -22,7 +21,7 @@ fn main() {
         eprintln!("error: {name}: the value of this environment variable is not UTF-8");
         std::process::exit(1);
     }
-    let parsed = Pgvigil::parse_from(args);
+    let parsed = program::parse(&name, args);
     std::process::exit(match parsed.command {
         Some(Command::Ctl { args }) => cli::run(with_name("pgvigil ctl", args)),
         Some(Command::Sim { args }) => sim::run(args),
@@ -47,7 +46,7 @@ fn main() {
             name_output("pgvigil");
             agent::run(config, environment())
         }
-        None => supervise(parsed.member),
+        None => in_place_of_a_member(&parsed.member).unwrap_or_else(|| supervise(parsed.member)),
     });
 }
 
@@ -58,6 +57,11 @@ fn with_name(name: &str, args: Vec<OsString>) -> Vec<OsString> {
 /// The variables that are configuration.
 fn environment() -> BTreeMap<String, String> {
     process::variables("PATRONI").collect()
+}
+
+/// What scripts ask `patroni` for; the exit code.
+fn in_place_of_a_member(member: &Member) -> Option<i32> {
+    cli::as_patroni(&member.patroni, member.config.as_deref(), &environment())
 }
 
 type Printer = fn(Option<&Path>, &BTreeMap<String, String>, &mut dyn Write) -> std::io::Result<u8>;

@@ -52,15 +52,23 @@ impl Rig {
             make_directory(&directory);
         }
         let [rest, port] = [free_port(), free_port()];
-        let (name, program) = (name.to_owned(), self.program());
-        Member { name, directory, program, etcd: self.etcd.clone(), rest, port, child: None }
+        let (name, etcd, command) = (name.to_owned(), self.etcd.clone(), vec![self.program()]);
+        Member { name, directory, command, etcd, rest, port, child: None }
+    }
+
+    /// The same, with another program.
+    pub fn member_of(&self, name: &str, command: &[String]) -> Member {
+        let mut member = self.member(name);
+        member.command = command.to_vec();
+        member
     }
 }
 
 pub struct Member {
     name: String,
     pub directory: PathBuf,
-    program: String,
+    /// The start of its command line.
+    command: Vec<String>,
     etcd: Vec<String>,
     pub rest: u16,
     pub port: u16,
@@ -140,7 +148,7 @@ postgresql:
 
     fn spawn(&self, variables: &[(&str, &str)]) -> Child {
         let log = File::create(self.directory.join("log")).expect("a log");
-        as_postgres(&[&self.program, &self.file()])
+        as_postgres(&self.line(&[&self.file()]))
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
@@ -164,6 +172,19 @@ postgresql:
         i32::try_from(child.id()).expect("a pid")
     }
 
+    /// Its end, if it comes by then.
+    pub fn exits_within(&mut self, limit: Duration) -> Option<std::process::ExitStatus> {
+        let child = self.child.as_mut().expect("a started member");
+        let patience = std::time::Instant::now() + limit;
+        loop {
+            let ended = child.try_wait().expect("a child");
+            if ended.is_some() || std::time::Instant::now() >= patience {
+                return ended;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     pub fn wait_exit(&mut self, limit: Duration) -> std::process::ExitStatus {
         let child = self.child.as_mut().expect("a started member");
         wait_until("an exit", limit, || child.try_wait().ok()?)
@@ -171,11 +192,16 @@ postgresql:
 
     /// Runs until it refuses with exit code 1; its log.
     pub fn refused(&self) -> String {
-        let mut running = Running { child: self.spawn(&[]), data: self.data() };
-        let status = wait_until("an exit", REFUSED_WITHIN, || running.child.try_wait().ok()?);
-        let log = self.log();
+        let (status, log) = self.ended();
         assert_eq!(status.code(), Some(1), "{log}");
         log
+    }
+
+    /// Runs until it ends by itself; how, and its log.
+    pub fn ended(&self) -> (std::process::ExitStatus, String) {
+        let mut running = Running { child: self.spawn(&[]), data: self.data() };
+        let status = wait_until("an exit", REFUSED_WITHIN, || running.child.try_wait().ok()?);
+        (status, self.log())
     }
 
     /// Starts with this configuration and waits for the primary.
@@ -213,8 +239,13 @@ postgresql:
     /// `pgvigil ctl` with this member's configuration.
     pub fn ctl(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let file = self.file();
-        let start = [self.program.as_str(), "ctl", "-c", &file];
-        output(&mut as_postgres(&[&start, arguments].concat()))
+        let start = ["ctl", "-c", &file];
+        output(&mut as_postgres(&self.line(&[&start, arguments].concat())))
+    }
+
+    /// Its command line with these arguments.
+    pub fn line<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
+        self.command.iter().map(String::as_str).chain(arguments.iter().copied()).collect()
     }
 }
 

@@ -26,7 +26,7 @@ use super::drivers::Drivers;
 use super::events::{Event, Fact};
 use super::executor::{self, ActionError, chain};
 use super::publish::{self, role_word, state_word};
-use super::store::{commit, under};
+use super::store::{commit, status_writes, under};
 use super::turn::{Turn, Unwritten};
 use super::{hooks, server, slots};
 
@@ -42,7 +42,8 @@ struct Round {
 
 struct Leader {
     tenure: Tenure,
-    status: Option<String>,
+    /// Of `/status`, if it is due and says something new.
+    status: Option<Vec<Write>>,
     /// The timeline whose history is not published yet, with what is known of older ones.
     history: Option<(u32, Vec<HistoryEntry>)>,
 }
@@ -165,14 +166,15 @@ fn leader(turn: &mut Turn, view: &View, due: bool) -> Option<Leader> {
     let leads = view.holds_key() && (view.is_primary() || standby);
     let tenure = view.guard.tenure.filter(|_| leads)?;
     let probe = view.probe()?;
-    let status = due.then(|| documents::status_json(&status(turn, view, probe)));
+    let cluster = view.cluster()?;
+    let status = due.then(|| status_writes(&status(turn, view, probe), cluster));
     let status = status.filter(|s| turn.world.status_written.as_ref() != Some(s));
-    let known = view.cluster()?.history.last().map_or(0, |h| h.timeline);
+    let known = cluster.history.last().map_or(0, |h| h.timeline);
     let history = (probe.timeline > 1
         && !probe.in_recovery
         && known != probe.timeline - 1
         && turn.world.history_written != Some(probe.timeline))
-    .then(|| (probe.timeline, view.cluster().map(|c| c.history.clone()).unwrap_or_default()));
+    .then(|| (probe.timeline, cluster.history.clone()));
     (status.is_some() || history.is_some()).then_some(Leader { tenure, status, history })
 }
 
@@ -255,10 +257,9 @@ impl Round {
         leader: &Leader,
         facts: &mut Vec<Fact>,
     ) -> Result<(), ActionError> {
-        let Some(status) = &leader.status else { return Ok(()) };
-        let write = Write::Put(Key::Status, status.clone(), 0);
-        if commit(&self.drivers, &under(leader.tenure), &[write]).await? {
-            facts.push(Fact::StatusWritten(status.clone()));
+        let Some(writes) = &leader.status else { return Ok(()) };
+        if commit(&self.drivers, &under(leader.tenure), writes).await? {
+            facts.push(Fact::StatusWritten(writes.clone()));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::core::slot_copies::LeaderSlots;
 use crate::core::time::Boot;
 use crate::core::timeline::History;
 use crate::core::view::PeerAnswer;
+use crate::dcs::Write;
 use crate::link::state::State;
 
 use super::lease::Held;
@@ -115,7 +116,7 @@ pub enum Fact {
         document: String,
         lease_id: i64,
     },
-    StatusWritten(String),
+    StatusWritten(Vec<Write>),
     HistoryWritten(u32),
     /// What the leader said of its logical slots, asked at this instant by the member with this
     /// postmaster.

@@ -32,6 +32,7 @@ mod sql;
 mod start;
 mod store;
 mod turn;
+mod twin;
 mod volume;
 mod world;
 

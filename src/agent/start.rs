@@ -34,7 +34,7 @@ use super::say::Told;
 use super::turn::{End, Turn, Unwritten};
 use super::world::World;
 use super::{
-    health, late_device, preflight, prober, progress, promises, reader, reset, server, volume,
+    health, late_device, preflight, prober, progress, promises, reader, reset, server, twin, volume,
 };
 
 /// The exit code that tells the supervisor not to try again (EX_CONFIG of sysexits.h).
@@ -189,13 +189,16 @@ async fn prepare(
     let postgres_path = server::check_binaries(&setup).map_err(|e| refuse(&e))?;
     preflight::check(&setup).map_err(|e| refuse(&e))?;
     let options = RestOptions::new(&setup.local.restapi).map_err(|e| refuse(&e))?;
-    let listen = &setup.local.restapi.listen;
-    // The port of an agent that just died is free in a moment; another program's is not.
-    let listener = bind(&listen.host, listen.port).await.map_err(|e| refuse(&e))?;
     // An order's answer carries the first state; before that there is no capsule to read, and an
     // agent without its lease would let the primary freeze.
     let first = supervisor.order(Order::Heartbeat { status: "starting".to_owned(), ready: false });
     let configured = decode_capsule(&first.await.map_err(|e| refuse(&e))?.capsule).ttl();
+    if configured.is_none() {
+        twin::refuse(&dcs, &setup).await.map_err(|why| (CONFIGURATION_REFUSED, why))?;
+    }
+    let listen = &setup.local.restapi.listen;
+    // The port of an agent that just died is free in a moment; another program's is not.
+    let listener = bind(&listen.host, listen.port).await.map_err(|e| refuse(&e))?;
     let told = Configure {
         data_dir: canonical(&setup.data_dir()).map_err(|e| refuse(&e))?,
         // The lease that a former agent left keeps its length.

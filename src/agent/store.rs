@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::core::cluster::{Handover, NewestTimeline, PauseRecord, SyncState, Tenure};
+use crate::core::cluster::{
+    Cluster, Handover, NewestTimeline, PauseRecord, Status, SyncState, Tenure,
+};
 use crate::core::decision::{Action, RecordIs};
 use crate::core::lsn::Lsn;
 use crate::core::view::View;
@@ -182,16 +184,24 @@ async fn acquire(
     Ok(())
 }
 
+/// The status, and for members that know no `/status` the position where they look for it.
+pub fn status_writes(status: &Status, cluster: &Cluster) -> Vec<Write> {
+    let old = status.optime.filter(|_| cluster.reads_optime());
+    let old = old.map(|lsn| Write::Put(Key::OptimeLeader, lsn.0.to_string(), 0));
+    let status = Write::Put(Key::Status, documents::status_json(status), 0);
+    std::iter::once(status).chain(old).collect()
+}
+
 async fn shutdown_status(
     d: &Drivers,
     v: &View,
     tenure: Tenure,
     lsn: Lsn,
 ) -> Result<(), ActionError> {
-    let mut status = v.cluster().map(|c| c.status.clone()).unwrap_or_default();
-    status.optime = Some(lsn);
-    let document = documents::status_json(&status);
-    commit(d, &under(tenure), &[Write::Put(Key::Status, document, 0)]).await.map(drop)
+    let nothing = Cluster::default();
+    let cluster = v.cluster().unwrap_or(&nothing);
+    let status = Status { optime: Some(lsn), ..cluster.status.clone() };
+    commit(d, &under(tenure), &status_writes(&status, cluster)).await.map(drop)
 }
 
 async fn handover(

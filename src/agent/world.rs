@@ -18,6 +18,7 @@ use crate::core::view::{
     DataJob, GuardView, LastExit, Memory, OwnLease, PeerAnswer, Postmaster, Seen, Server, Store,
     View, Wishes, Work,
 };
+use crate::dcs::Write;
 use crate::link::order::JobKind;
 use crate::link::state::{ExitStatus, Means, State};
 use crate::sys::clock;
@@ -69,7 +70,8 @@ pub struct World {
     /// Wall-clock seconds of the last answer of the store.
     pub dcs_last_seen: i64,
     pub member_written: Option<(String, i64)>,
-    pub status_written: Option<String>,
+    /// What of `/status` was written last.
+    pub status_written: Option<Vec<Write>>,
     pub history_written: Option<u32>,
     pub give_up: Option<String>,
     pub goodbye: bool,
@@ -260,7 +262,7 @@ impl World {
             Fact::MemberWritten { document, lease_id } => {
                 self.member_written = Some((document, lease_id));
             }
-            Fact::StatusWritten(document) => self.status_written = Some(document),
+            Fact::StatusWritten(writes) => self.status_written = Some(writes),
             Fact::FailsafeWritten(revision) => self.store.failsafe.settled = revision,
             Fact::LeaderSlots { pid, at, slots } if self.is_present(pid) => {
                 self.leader_slots = Some(Seen { value: slots, at });

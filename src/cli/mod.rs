@@ -15,6 +15,7 @@ mod handover;
 mod inform;
 mod members;
 mod output;
+mod patroni;
 mod pause;
 mod pgpass;
 pub mod program;
@@ -32,6 +33,7 @@ pub mod watchdog;
 use std::ffi::OsString;
 
 pub use doctor::run as doctor;
+pub use patroni::run as as_patroni;
 pub use setup::{generate, init};
 
 use args::Command;

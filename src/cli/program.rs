@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::core::PATRONI_VERSION;
 
 /// PostgreSQL high availability: supervises a member of a cluster, as `patroni CONFIG` does.
 #[derive(Parser)]
@@ -27,6 +29,32 @@ pub struct Member {
     /// Whom to become when started as root; default: the owner of the data directory
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
+    #[command(flatten)]
+    pub patroni: Patroni,
+}
+
+/// What scripts ask the program `patroni` for in place of a member.
+#[derive(Args)]
+#[command(next_help_heading = "Options of Patroni's")]
+pub struct Patroni {
+    /// Check CONFIG as check-config does, and that its ports are free; standard output stays empty
+    #[arg(long, group = "task")]
+    pub validate_config: bool,
+    /// Write a configuration with new passwords to CONFIG, or print it, as generate-config does
+    #[arg(long, group = "task")]
+    pub generate_sample_config: bool,
+    /// The same, of the PostgreSQL that runs there: by --dsn, else by the variables PG*
+    #[arg(long, group = "task")]
+    pub generate_config: bool,
+    /// For --generate-config: connection string or URL of a superuser
+    #[arg(long, value_name = "DSN")]
+    pub dsn: Option<String>,
+    /// For --validate-config: the ports may be in use
+    #[arg(short, long)]
+    pub ignore_listen_port: bool,
+    /// For --validate-config: print CONFIG as it is with the variables PATRONI_*
+    #[arg(short, long)]
+    pub print: bool,
 }
 
 #[derive(Subcommand)]
@@ -98,6 +126,18 @@ pub enum Command {
     /// Process 2, started by the supervisor
     #[command(hide = true)]
     Agent { config: Option<PathBuf> },
+}
+
+/// Reads the command line, the program's name first. Under the name `patroni` the version is the
+/// one whose behaviour is offered: that is what scripts compare. Ends the process where no more was
+/// asked for than help or version (code 0), and with code 2 where the line is none of ours.
+pub fn parse(name: &str, args: Vec<OsString>) -> Pgvigil {
+    let mut command = Pgvigil::command();
+    if name == "patroni" {
+        command = command.name("patroni").version(PATRONI_VERSION);
+    }
+    let matches = command.get_matches_from(args);
+    Pgvigil::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// Both programs as clap knows them, for man pages and completions.

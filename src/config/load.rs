@@ -44,6 +44,12 @@ pub fn load(
     Ok(Loaded { local, warnings: report.sorted() })
 }
 
+/// The sources as they are, merged, without defaults: what `patroni --validate-config --print`
+/// shows. `None` if one cannot be read, which [`load`] tells.
+pub fn merged(path: Option<&Path>, env: &BTreeMap<String, String>) -> Option<Value> {
+    sources(path, env, &mut Report::default()).map(|root| root.to_value())
+}
+
 /// The merged tree; `None` if a source cannot be read, which the report tells.
 pub(super) fn sources(
     path: Option<&Path>,

@@ -38,7 +38,7 @@ pub use env::knows_variable;
 pub use etcd::EtcdSection;
 pub use guc::is_controlled;
 pub use import::import;
-pub use load::{Loaded, load};
+pub use load::{Loaded, load, merged};
 pub use local::{
     Bootstrap, Credentials, Ctl, CtlTls, CustomBootstrap, DbUser, Local, Postgresql, RestApi,
     RestTls, VerifyClient, Vigil, Watchdog, WatchdogMode,

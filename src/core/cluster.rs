@@ -54,6 +54,18 @@ impl Cluster {
     pub fn has_patroni(&self) -> bool {
         self.members.values().any(|m| !m.vigil && !m.version.is_empty())
     }
+
+    /// One of the members looks for the leader's position in `optime/leader`: Patroni before 2.1.0.
+    pub fn reads_optime(&self) -> bool {
+        self.members.values().any(|m| !m.vigil && is_before(&m.version, (2, 1)))
+    }
+}
+
+/// What is no version is not before any.
+fn is_before(version: &str, wanted: (u32, u32)) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
+    let found = parts.next().flatten().zip(parts.next().flatten());
+    found.is_some_and(|found| found < wanted)
 }
 
 /// The `/initialize` key.
@@ -227,4 +239,24 @@ pub struct Handover {
     pub lsn: Lsn,
     /// mod_revision of the leader key that this note belongs to.
     pub leader_mod_revision: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_before_2_1_read_the_position_elsewhere() {
+        let cluster = |version: &str, vigil: bool| {
+            let member = Member { version: version.to_owned(), vigil, ..Member::default() };
+            Cluster { members: [("m".to_owned(), member)].into(), ..Cluster::default() }
+        };
+        for old in ["2.0.2", "1.6", "0.90.1"] {
+            assert!(cluster(old, false).reads_optime(), "{old}");
+        }
+        for other in ["2.1.0", "2.1", "10.0.1", "4.1.5", "", "2", "master", "-1.0"] {
+            assert!(!cluster(other, false).reads_optime(), "{other}");
+        }
+        assert!(!cluster("2.0.2", true).reads_optime());
+    }
 }

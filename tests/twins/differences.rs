@@ -115,6 +115,29 @@ pub const COMMAND_LINE: &[Difference] = &[
     },
 ];
 
+pub const LINES_DIFFER: &[Difference] = &[Difference {
+    id: "etcd out of reach",
+    at: "`patroni --validate-config`",
+    what: "a configuration is right also while its etcd does not answer",
+    why: "the member starts with it, and waits; `pgvigil doctor` asks etcd, too",
+    mend: |question, product, text| {
+        let accepted = text.starts_with("exit 0,") && question == "--validate-config FAR";
+        (accepted && product == Product::Pgvigil).then(|| text.replacen("exit 0", "exit 1", 1))
+    },
+}];
+
+pub const SIGNALS_DIFFER: &[Difference] = &[Difference {
+    id: "SIGUSR2",
+    at: "a signal to the service",
+    what: "the program is replaced in place; member, PostgreSQL and lease go on",
+    why: "Patroni does not know the signal and is ended by it",
+    mend: |question, product, text| {
+        let goes_on = question == "SIGUSR2" && text.starts_with("it goes on,");
+        (goes_on && product == Product::Pgvigil)
+            .then(|| text.replacen("it goes on", "killed by SIGUSR2", 1))
+    },
+}];
+
 fn ours(product: Product) -> Option<()> {
     (product == Product::Pgvigil).then_some(())
 }

@@ -8,11 +8,12 @@ mod differences;
 mod mask;
 mod rest;
 mod scripts;
+mod start;
 mod surface;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use differences::{COMMAND_LINE, Difference, REST, SCRIPTS};
+use differences::{COMMAND_LINE, Difference, LINES_DIFFER, REST, SCRIPTS, SIGNALS_DIFFER};
 
 use crate::cluster::impossible;
 use crate::docs;
@@ -54,11 +55,7 @@ fn compare(what: &str, meant: &'static [Difference], ask: fn(&mut Lab, &mut Book
     arrange(&mut lab, 2, Patroni);
     let mut book = Book { meant, ..Book::default() };
     ask(&mut lab, &mut book);
-    let mut wrong = book.compare();
-    let idle = meant.iter().filter(|d| !book.met.contains(d.id));
-    wrong.extend(idle.map(|d| format!("the difference {} was not met: it is none any more", d.id)));
-    println!("twins: {what}: {} questions were answered by both", book.compared);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    book.judge(what);
 }
 
 /// What was asked in which circumstances, and what each product answered.
@@ -82,6 +79,17 @@ impl Book {
             }
         }
         self.answers.entry(key).or_default().entry(product).or_insert(text);
+    }
+
+    /// Fails with every answer that differs, and every difference that is none.
+    fn judge(&mut self, what: &str) {
+        let mut wrong = self.compare();
+        let idle = self.meant.iter().filter(|d| !self.met.contains(d.id));
+        let idle =
+            idle.map(|d| format!("the difference {} was not met: it is none any more", d.id));
+        wrong.extend(idle);
+        println!("twins: {what}: {} questions were answered by both", self.compared);
+        assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     }
 
     /// Every pair that is not equal, and every question that only one was asked.
@@ -123,6 +131,8 @@ fn the_differences_are_documented() {
         .iter()
         .chain(COMMAND_LINE)
         .chain(SCRIPTS)
+        .chain(LINES_DIFFER)
+        .chain(SIGNALS_DIFFER)
         .map(|d| format!("| `{}` | {} | {} | {} |", d.id, d.at, d.what, d.why))
         .collect();
     let page = "docs/COMPATIBILITY.md";

@@ -303,27 +303,41 @@ fn room(path: &Path) -> Check {
     }
 }
 
-/// Only without a running member, which has them.
-fn ports(local: &Local) -> Vec<Check> {
+/// A port that is to be listened on.
+pub struct Port<'a> {
+    pub key: &'static str,
+    pub host: &'a str,
+    pub port: u16,
+    /// Whether it could be taken now; given back at once.
+    pub tried: std::io::Result<()>,
+}
+
+/// Every port that a member with this configuration takes.
+pub fn try_ports(local: &Local) -> Vec<Port<'_>> {
     let rest = &local.restapi.listen;
     let postgres = local.postgresql.listen_addresses.iter();
     let wanted = std::iter::once(("restapi.listen", &rest.host, rest.port))
         .chain(postgres.map(|host| ("postgresql.listen", host, local.postgresql.port)));
-    let in_use = |host: &str, port: u16| {
+    let tried = |host: &str, port: u16| {
         let host = if matches!(host, "" | "*") { "0.0.0.0" } else { host };
-        TcpListener::bind((host, port)).err().map(|error| (error.kind(), error.to_string()))
+        TcpListener::bind((host, port)).map(drop)
     };
+    wanted.map(|(key, host, port)| Port { key, host, port, tried: tried(host, port) }).collect()
+}
+
+/// Only without a running member, which has them.
+fn ports(local: &Local) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut free = Vec::new();
-    for (key, host, port) in wanted {
-        match in_use(host, port) {
-            None => free.push(format!("{host}:{port}")),
-            Some((ErrorKind::AddrInUse, _)) => checks.push(Check::bad(
+    for Port { key, host, port, tried } in try_ports(local) {
+        match tried {
+            Ok(()) => free.push(format!("{host}:{port}")),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => checks.push(Check::bad(
                 "ports",
                 format!("{key}: {host}:{port} is in use by a program that is not this member"),
                 format!("ss -ltnp 'sport = :{port}' tells which; stop it, or change {key}"),
             )),
-            Some((_, error)) => checks.push(Check::bad(
+            Err(error) => checks.push(Check::bad(
                 "ports",
                 format!("{key}: {host}:{port}: {error}"),
                 format!("{key} must be an address of this machine"),

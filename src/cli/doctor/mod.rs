@@ -14,6 +14,8 @@ use std::path::Path;
 
 use serde_json::json;
 
+pub use member::{Port, try_ports};
+
 use super::Failure;
 use super::console::Console;
 

@@ -20,10 +20,35 @@ use crate::sys::process;
 /// As whom the packaged service runs.
 const USER: &str = "postgres";
 
+/// What a configuration is to describe.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// What is installed here, for a new cluster.
+    Machine,
+    /// The server at this connection string.
+    Server(&'a str),
+    /// The server that libpq would find: by the variables PG*, or by the usual socket.
+    Nearest,
+}
+
+impl<'a> Source<'a> {
+    fn of(dsn: Option<&'a str>) -> Source<'a> {
+        dsn.map_or(Source::Machine, Source::Server)
+    }
+}
+
 /// `generate-config`: prints a configuration; of a running server with `dsn`. The exit code.
 pub fn generate(dsn: Option<&str>) -> i32 {
+    generate_to(Source::of(dsn), None)
+}
+
+/// Prints a configuration, or makes a file of it in place of what was there. The exit code.
+pub fn generate_to(source: Source, path: Option<&Path>) -> i32 {
     let mut console = Console::stdio();
-    exit_code(found(dsn).and_then(|draft| console.print(&draft.render())))
+    exit_code(found(source).and_then(|draft| match path {
+        Some(path) => write(path, &draft.render(), OpenOptions::new().create(true).truncate(true)),
+        None => console.print(&draft.render()),
+    }))
 }
 
 /// `init`: asks, writes `path`, checks it, and looks with `doctor`. The exit code is doctor's.
@@ -40,9 +65,13 @@ fn exit_code(result: Result<(), Failure>) -> i32 {
     result.map_or_else(|failure| failure.report(), |()| 0)
 }
 
-fn found(dsn: Option<&str>) -> Result<Draft, Failure> {
+fn found(source: Source) -> Result<Draft, Failure> {
     let draft = Draft::guess();
-    dsn.map_or(Ok(draft.clone()), |dsn| running::describe(dsn, draft))
+    match source {
+        Source::Machine => Ok(draft),
+        Source::Server(dsn) => running::describe(Some(dsn), draft),
+        Source::Nearest => running::describe(None, draft),
+    }
 }
 
 fn prepare(path: &Path, dsn: Option<&str>, console: &mut Console) -> Result<(), Failure> {
@@ -50,9 +79,9 @@ fn prepare(path: &Path, dsn: Option<&str>, console: &mut Console) -> Result<(), 
         let text = format!("{} is there already: name another file", path.display());
         return Err(Failure::message(text));
     }
-    let mut draft = found(dsn)?;
+    let mut draft = found(Source::of(dsn))?;
     ask(&mut draft, dsn.is_some(), console)?;
-    write(path, &draft.render())?;
+    write(path, &draft.render(), OpenOptions::new().create_new(true))?;
     console.say(&format!("\n{} is written. What check-config says:", path.display()))?;
     let mut findings = Vec::new();
     let checked = config::check_config(Some(path), &BTreeMap::new(), &mut findings);
@@ -100,15 +129,14 @@ fn logins(draft: &mut Draft, console: &mut Console) -> Result<(), Failure> {
 }
 
 /// For the service's user and root alone: it has passwords.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
+fn write(path: &Path, text: &str, options: &mut OpenOptions) -> Result<(), Failure> {
     let failed = |what: &str, error: std::io::Error| {
         Failure::message(format!("{}: {what}: {error}", path.display()))
     };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(|error| failed("its directory", error))?;
     }
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o640).open(path);
+    let file = options.write(true).mode(0o640).open(path);
     let mut file = file.map_err(|error| failed("cannot be made", error))?;
     if process::is_root()
         && let Ok(user) = process::user(USER)

@@ -27,13 +27,15 @@ const PARAMETERS: &str = "select name, current_setting(name) from pg_settings \
 const FILES: &str = "select pg_read_file(current_setting('hba_file')), \
                      pg_read_file(current_setting('ident_file'))";
 
-/// Fills in what the server at this connection string (or URL) says; its passwords nobody knows.
-pub fn describe(dsn: &str, draft: Draft) -> Result<Draft, Failure> {
+/// Fills in what the server at this connection string (or URL) says, without one the server that
+/// libpq would find; its passwords nobody knows.
+pub fn describe(dsn: Option<&str>, draft: Draft) -> Result<Draft, Failure> {
+    let named = dsn.unwrap_or("no --dsn is given, and by the variables PG* or the usual socket");
     let failed = |error: postgres::Error| {
         let cause = std::error::Error::source(&error).map(|e| format!(": {e}")).unwrap_or_default();
-        Failure::message(format!("{dsn}: {error}{cause}"))
+        Failure::message(format!("{named}: {error}{cause}"))
     };
-    let mut config = Config::from_str(dsn).map_err(failed)?;
+    let mut config = dsn.map_or_else(|| Ok(nearest()), Config::from_str).map_err(failed)?;
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_MAX);
     }
@@ -67,6 +69,26 @@ pub fn describe(dsn: &str, draft: Draft) -> Result<Draft, Failure> {
     }
     (draft.pg_hba, draft.pg_ident) = rules(&mut client).map_err(failed)?;
     Ok(draft)
+}
+
+/// Where libpq looks for a server that is not named: the variables, else Debian's directory of
+/// sockets and PostgreSQL's own.
+fn nearest() -> Config {
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let port = variable("PGPORT").and_then(|port| port.parse().ok()).unwrap_or(5432_u16);
+    let places = ["/var/run/postgresql", "/tmp"].into_iter();
+    let socket = |place: &&str| Path::new(place).join(format!(".s.PGSQL.{port}")).exists();
+    let place = places.clone().find(socket).unwrap_or("localhost");
+    let mut config = Config::new();
+    config.host(&variable("PGHOST").unwrap_or_else(|| place.to_owned())).port(port);
+    config.dbname(&variable("PGDATABASE").unwrap_or_else(|| "postgres".to_owned()));
+    if let Some(user) = variable("PGUSER") {
+        config.user(&user);
+    }
+    if let Some(password) = variable("PGPASSWORD") {
+        config.password(password);
+    }
+    config
 }
 
 fn rules(client: &mut Client) -> Result<(Vec<String>, Vec<String>), postgres::Error> {
