@@ -7,6 +7,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod dcs;
+pub mod discovery;
 pub mod leftover;
 pub mod link;
 pub mod postgres;

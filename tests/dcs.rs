@@ -17,7 +17,7 @@ fn options(etcd: &Etcd) -> Options {
     Options { endpoints: etcd.urls(), prefix: "/service/demo/".into(), ..Options::default() }
 }
 
-fn run<T>(test: impl Future<Output = T>) -> T {
+pub fn run<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
 }
 
@@ -30,7 +30,7 @@ fn take(name: &str, lease: i64) -> ([Compare; 1], [Write; 1]) {
 }
 
 /// Waits until `check` holds; a bound for broken code only.
-async fn until<C: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> C) {
+pub async fn until<C: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> C) {
     let patience = Instant::now() + seconds(30);
     while !check().await {
         assert!(Instant::now() < patience, "waited in vain: {what}");

@@ -88,6 +88,13 @@ impl Etcd {
         self.members.iter().map(|member| member.url.clone()).collect()
     }
 
+    /// Where the members speak to each other.
+    pub fn peers(&self) -> Vec<String> {
+        let option = "--listen-peer-urls=";
+        let words = self.arguments.iter().flatten();
+        words.filter_map(|word| word.strip_prefix(option)).map(str::to_owned).collect()
+    }
+
     /// Starts a member that was killed, on its old data.
     pub fn start_member(&mut self, n: usize) {
         let log = self.directory.path().join(format!("m{n}.log"));

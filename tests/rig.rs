@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -53,7 +53,7 @@ impl Rig {
         }
         let [rest, port] = [free_port(), free_port()];
         let (name, etcd, command) = (name.to_owned(), self.etcd.clone(), vec![self.program()]);
-        Member { name, directory, command, etcd, rest, port, child: None }
+        Member { name, directory, command, etcd, rest, port, resolv_conf: None, child: None }
     }
 
     /// The same, with another program.
@@ -72,6 +72,8 @@ pub struct Member {
     etcd: Vec<String>,
     pub rest: u16,
     pub port: u16,
+    /// What it finds at /etc/resolv.conf; for root only.
+    resolv_conf: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -132,6 +134,14 @@ postgresql:
         self.directory.join("data")
     }
 
+    /// From its next start on it asks this name server.
+    pub fn ask_dns(&mut self, server: IpAddr) {
+        let conf = self.directory.join("resolv.conf");
+        fs::write(&conf, format!("nameserver {server}\n")).expect("a file");
+        fs::set_permissions(&conf, fs::Permissions::from_mode(0o644)).expect("chmod");
+        self.resolv_conf = Some(conf);
+    }
+
     /// What it wrote to standard output and error.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
@@ -148,7 +158,7 @@ postgresql:
 
     fn spawn(&self, variables: &[(&str, &str)]) -> Child {
         let log = File::create(self.directory.join("log")).expect("a log");
-        as_postgres(&self.line(&[&self.file()]))
+        self.command(&[&self.file()])
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
@@ -240,7 +250,15 @@ postgresql:
     pub fn ctl(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let file = self.file();
         let start = ["ctl", "-c", &file];
-        output(&mut as_postgres(&self.line(&[&start, arguments].concat())))
+        output(&mut self.command(&[&start, arguments].concat()))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let command = as_postgres(&self.line(arguments));
+        match &self.resolv_conf {
+            Some(conf) => with_resolv_conf(conf, &command),
+            None => command,
+        }
     }
 
     /// Its command line with these arguments.
@@ -340,6 +358,17 @@ pub fn as_postgres(command: &[&str]) -> Command {
     };
     full.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
     // The clone may be in a home that postgres may not enter.
+    full.current_dir("/");
+    full
+}
+
+/// The same in a mount namespace of its own, with another /etc/resolv.conf.
+fn with_resolv_conf(conf: &Path, command: &Command) -> Command {
+    let mut full = Command::new("unshare");
+    let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    full.args(["--mount", "sh", "-c", mount]).arg(conf);
+    full.arg(command.get_program()).args(command.get_args());
+    full.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     full.current_dir("/");
     full
 }

@@ -6,6 +6,8 @@ mod bench;
 mod clients;
 mod cluster;
 mod dcs;
+mod discovery;
+mod dns;
 mod docs;
 mod etcd;
 mod health;

@@ -15,7 +15,8 @@ use crate::api::snapshot::Snapshot;
 use crate::config::{self, Local};
 use crate::core::slots::SlotMemory;
 use crate::core::time::Boot;
-use crate::dcs::{Dcs, Options as StoreOptions};
+use crate::dcs::Dcs;
+use crate::discovery;
 use crate::link::AgentEnd;
 use crate::link::order::{Configure, Order};
 use crate::link::state::State;
@@ -175,7 +176,7 @@ async fn prepare(
     events: mpsc::Sender<Event>,
 ) -> Result<Prepared, (i32, String)> {
     let refuse = |error: &dyn std::error::Error| (CONFIGURATION_REFUSED, chain(error));
-    let dcs = Dcs::new(store_options(&local)).map_err(|e| refuse(&e))?;
+    let dcs = Dcs::new(discovery::options(&local.etcd, local.prefix())).map_err(|e| refuse(&e))?;
     let dynamic = match files::read_dynamic(std::path::Path::new(&local.postgresql.data_dir)) {
         Ok(Some(cached)) => cached,
         Ok(None) => local.bootstrap.dcs.clone(),
@@ -247,19 +248,6 @@ async fn bind(host: &str, port: u16) -> Result<tokio::net::TcpListener, rest::Bi
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     rest::bind(host, port).await
-}
-
-fn store_options(local: &Local) -> StoreOptions {
-    let etcd = &local.etcd;
-    StoreOptions {
-        endpoints: etcd.endpoints.clone(),
-        username: etcd.username.clone(),
-        password: etcd.password.clone(),
-        cacert: etcd.cacert.clone(),
-        cert: etcd.cert.clone(),
-        key: etcd.key.clone(),
-        prefix: local.prefix(),
-    }
 }
 
 fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {

@@ -8,6 +8,7 @@ use crate::api::auth::Credentials;
 use crate::api::client::Client;
 use crate::config::{self, CtlConfig};
 use crate::dcs::Options;
+use crate::discovery;
 
 use super::Failure;
 use super::args::Global;
@@ -40,7 +41,6 @@ pub fn load(global: &Global) -> Result<Context, Failure> {
 }
 
 fn context(config: CtlConfig) -> Result<Context, Failure> {
-    let etcd = config.etcd;
     let credentials = config
         .credentials
         .map(|config::Credentials { username, password }| Credentials { username, password });
@@ -49,15 +49,7 @@ fn context(config: CtlConfig) -> Result<Context, Failure> {
     Ok(Context {
         scope: config.scope,
         namespace: config.namespace,
-        store: Options {
-            endpoints: etcd.endpoints,
-            username: etcd.username,
-            password: etcd.password,
-            cacert: etcd.cacert,
-            cert: etcd.cert,
-            key: etcd.key,
-            prefix: String::new(),
-        },
+        store: discovery::options(&config.etcd, String::new()),
         client,
     })
 }

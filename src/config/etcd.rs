@@ -10,8 +10,10 @@ use super::yaml11::{Data, Position};
 /// The store. Both sections mean the same etcd cluster over its v3 API.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct EtcdSection {
-    /// `http://host:2379`, in the order written.
+    /// `http://host:2379`, in the order written; may be empty beside `srv`.
     pub endpoints: Vec<String>,
+    /// DNS names the endpoints.
+    pub srv: Option<Srv>,
     pub username: Option<String>,
     pub password: Option<String>,
     pub cacert: Option<String>,
@@ -21,10 +23,19 @@ pub struct EtcdSection {
     pub use_proxies: bool,
 }
 
+/// Where DNS is asked for etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Srv {
+    pub domain: String,
+    /// Appended to the service's name, with a hyphen.
+    pub suffix: Option<String>,
+}
+
 impl fmt::Debug for EtcdSection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdSection")
             .field("endpoints", &self.endpoints)
+            .field("srv", &self.srv)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "…"))
             .field("cacert", &self.cacert)
@@ -51,6 +62,7 @@ pub fn read(root: Reader, whole: &Position, report: &mut Report) -> EtcdSection 
     let at = section.at("", whole);
     let mut etcd = EtcdSection {
         endpoints: Vec::new(),
+        srv: None,
         username: section.text("username"),
         password: section.text("password"),
         cacert: section.text("cacert"),
@@ -58,7 +70,11 @@ pub fn read(root: Reader, whole: &Position, report: &mut Report) -> EtcdSection 
         key: section.text("key"),
         use_proxies: section.boolean("use_proxies").unwrap_or(false) || section.has("proxy"),
     };
-    match endpoints(section, &mut etcd) {
+    let listed = srv(section).and_then(|srv| {
+        etcd.srv = srv;
+        endpoints(section, &mut etcd)
+    });
+    match listed {
         Ok(list) => etcd.endpoints = list,
         Err((key, why)) => report.error(&section.at(key, &at), &format!("{name}.{key}"), why),
     }
@@ -66,7 +82,7 @@ pub fn read(root: Reader, whole: &Position, report: &mut Report) -> EtcdSection 
         let why = "is of no use without cert";
         report.error(&section.at("key", &at), &format!("{name}.key"), why);
     }
-    let plain = etcd.endpoints.iter().all(|e| e.starts_with("http:"));
+    let plain = etcd.srv.is_none() && etcd.endpoints.iter().all(|e| e.starts_with("http:"));
     for (key, file) in [("cacert", &etcd.cacert), ("cert", &etcd.cert)] {
         if file.is_some() && plain {
             let why = "has no effect without `protocol: https`";
@@ -77,6 +93,32 @@ pub fn read(root: Reader, whole: &Position, report: &mut Report) -> EtcdSection 
 }
 
 type Failure = (&'static str, String);
+
+/// Patroni's key and its older names; the last one that is there counts.
+const SRV_KEYS: [&str; 3] = ["srv", "discovery_srv", "srv_domain"];
+
+/// Longest name that leaves room for that of the service (RFC 1035: 255 in all).
+const DOMAIN_BYTES_MAX: usize = 200;
+
+fn srv(section: Reader) -> Result<Option<Srv>, Failure> {
+    let named = SRV_KEYS.into_iter().rev().find_map(|key| Some((key, section.text(key)?)));
+    // A proxy is asked in place of what DNS names.
+    let Some((key, domain)) = named.filter(|_| !section.has("proxy")) else { return Ok(None) };
+    let is_label = |label: &str| {
+        let is_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        (1..=63).contains(&label.len()) && label.chars().all(is_fine)
+    };
+    let domain = domain.trim_end_matches('.').to_owned();
+    if domain.len() > DOMAIN_BYTES_MAX || !domain.split('.').all(is_label) {
+        return Err((key, "must be a domain, such as `example.com`".to_owned()));
+    }
+    let suffix = section.text("srv_suffix").filter(|suffix| !suffix.is_empty());
+    // The longest name of a service has 16 characters and a hyphen before the suffix.
+    if suffix.as_ref().is_some_and(|suffix| !is_label(suffix) || suffix.len() > 40) {
+        return Err(("srv_suffix", "must be part of a name in DNS, such as `prod`".to_owned()));
+    }
+    Ok(Some(Srv { domain, suffix }))
+}
 
 fn endpoints(section: Reader, etcd: &mut EtcdSection) -> Result<Vec<String>, Failure> {
     for key in ["proxy", "url"] {
@@ -98,9 +140,7 @@ fn endpoints(section: Reader, etcd: &mut EtcdSection) -> Result<Vec<String>, Fai
             },
         ),
         (None, Some(host)) => ("host", vec![host]),
-        // SRV discovery is refused by the table of unsupported keys.
-        (None, None) if section.has("srv") || section.has("discovery_srv") => return Ok(vec![]),
-        (None, None) if section.has("srv_domain") => return Ok(vec![]),
+        (None, None) if etcd.srv.is_some() => return Ok(vec![]),
         (None, None) => return Err(("hosts", "is missing".to_owned())),
     };
     if hosts.is_empty() {

@@ -406,7 +406,6 @@ const fn ignore(
 }
 
 const STORE: &str = "this store is not supported; use etcd3 (or etcd: the same cluster over v3)";
-const SRV: &str = "discovery by DNS SRV records is not supported yet; list the hosts";
 const NO_REPLICATION: &str =
     "has no effect: pgvigil makes no replication connection to its own server";
 const PYTHON: &str = "has no effect: it tunes Patroni's own threads";
@@ -426,12 +425,6 @@ pub const UNSUPPORTED: &[Unsupported] = &[
     ignore("log.traceback_level", None, "has no effect: there are no tracebacks"),
     ignore("log.loggers", None, "has no effect: it names modules of Patroni"),
     ignore("postgresql.use_unix_socket_repl", Some("off"), NO_REPLICATION),
-    refuse("etcd3.srv", SRV),
-    refuse("etcd3.discovery_srv", SRV),
-    refuse("etcd3.srv_domain", SRV),
-    refuse("etcd.srv", SRV),
-    refuse("etcd.discovery_srv", SRV),
-    refuse("etcd.srv_domain", SRV),
     ignore("bootstrap.users", None, "has no effect since Patroni 4; use bootstrap.post_bootstrap"),
 ];
 

@@ -35,7 +35,7 @@ pub use dynamic::{
 pub use effective::{Effective, Role, effective};
 pub use emit::to_yaml;
 pub use env::knows_variable;
-pub use etcd::EtcdSection;
+pub use etcd::{EtcdSection, Srv};
 pub use guc::is_controlled;
 pub use import::import;
 pub use load::{Loaded, load, merged};

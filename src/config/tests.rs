@@ -377,3 +377,29 @@ fn no_text_panics() {
         }
     }
 }
+
+#[test]
+fn etcd_may_be_named_by_dns() {
+    let with = |lines: &str| {
+        let text = USUAL.replace("etcd3: {hosts: 'e1:2379,e2', protocol: http}", lines);
+        load_text(&text).map(|loaded| (loaded.local.etcd, loaded.warnings))
+    };
+    let srv = |domain: &str, suffix: Option<&str>| {
+        Some(Srv { domain: domain.to_owned(), suffix: suffix.map(str::to_owned) })
+    };
+    let (etcd, _) = with("etcd3: {srv: example.com, cacert: /x}").unwrap();
+    assert_eq!((etcd.srv, etcd.endpoints), (srv("example.com", None), vec![]));
+    let (etcd, warnings) = with("etcd: {srv: a, srv_domain: b., srv_suffix: x, host: h}").unwrap();
+    assert_eq!((etcd.srv, etcd.endpoints), (srv("b", Some("x")), vec!["http://h:2379".into()]));
+    assert!(!warnings.iter().any(|w| w.path.contains("srv")), "{warnings:?}");
+    let (etcd, _) = with("etcd3: {srv: a, proxy: 'http://p:1'}").unwrap();
+    assert_eq!((etcd.srv, etcd.endpoints), (None, vec!["http://p:1".into()]));
+    assert!(with("etcd3: {srv: ''}").is_err());
+    for wrong in ["{srv: 'a b'}", "{srv: 'http://a', host: h}", "{srv: a, srv_suffix: 'x.y'}"] {
+        let findings = with(&format!("etcd3: {wrong}")).unwrap_err();
+        assert!(
+            findings.iter().any(|f| f.error && f.path.starts_with("etcd3.srv")),
+            "{findings:?}"
+        );
+    }
+}

@@ -5,13 +5,13 @@
 //! attempt. So a half-open connection is never asked twice, and renewed certificates are read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use tokio::sync::watch;
 
-use super::{DcsError, Options};
+use super::Options;
 use crate::core::time::Boot;
 use crate::sys::clock;
 
@@ -36,9 +36,9 @@ pub(super) enum Link {
     Alone,
 }
 
-/// All endpoints, in the order of the configuration.
+/// All endpoints, in the order of the configuration or of the search.
 pub(super) struct Endpoints {
-    all: Vec<Endpoint>,
+    all: Vec<Arc<Endpoint>>,
     /// The endpoint that gave the last good answer.
     preferred: watch::Sender<usize>,
     options: Options,
@@ -53,20 +53,26 @@ struct Endpoint {
 }
 
 impl Endpoints {
-    /// Checks the options; connects nowhere.
-    pub(super) fn new(options: Options) -> Result<Endpoints, DcsError> {
-        check(&options).map_err(DcsError::Options)?;
-        let endpoint = |url: &String| Endpoint {
-            url: url.trim_end_matches('/').into(),
-            quorum: Mutex::default(),
-            alone: Mutex::default(),
-            failed_at: AtomicU64::new(0),
-        };
-        let all = options.endpoints.iter().map(endpoint).collect();
-        Ok(Endpoints { all, preferred: watch::Sender::new(0), options })
+    /// Of options that were checked; connects nowhere.
+    pub(super) fn new(options: &Options, urls: &[String]) -> Endpoints {
+        let all = urls.iter().map(|url| Arc::new(Endpoint::new(url))).collect();
+        Endpoints { all, preferred: watch::Sender::new(0), options: options.clone() }
     }
 
-    /// Number of endpoints, at least one.
+    /// Another list of the same cluster: an endpoint that stays keeps its clients.
+    pub(super) fn changed_to(&self, urls: &[String]) -> Endpoints {
+        let kept = |url: &String| self.all.iter().find(|e| e.url == bare(url)).cloned();
+        let endpoint = |url: &String| kept(url).unwrap_or_else(|| Arc::new(Endpoint::new(url)));
+        let all = urls.iter().map(endpoint).collect();
+        Endpoints { all, preferred: watch::Sender::new(0), options: self.options.clone() }
+    }
+
+    /// Whether this is the list.
+    pub(super) fn are(&self, urls: &[String]) -> bool {
+        self.all.iter().map(|endpoint| &*endpoint.url).eq(urls.iter().map(|url| bare(url)))
+    }
+
+    /// Number of endpoints; none only as long as they are looked for.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
@@ -147,6 +153,15 @@ impl Endpoints {
 const NOT_ENABLED: &str = "authentication is not enabled";
 
 impl Endpoint {
+    fn new(url: &str) -> Endpoint {
+        Endpoint {
+            url: bare(url).into(),
+            quorum: Mutex::default(),
+            alone: Mutex::default(),
+            failed_at: AtomicU64::new(0),
+        }
+    }
+
     fn slot(&self, link: Link) -> &Mutex<Option<Client>> {
         match link {
             Link::Quorum => &self.quorum,
@@ -160,15 +175,22 @@ impl Endpoint {
     }
 }
 
-fn check(options: &Options) -> Result<(), String> {
-    if options.endpoints.is_empty() {
+fn bare(url: &str) -> &str {
+    url.trim_end_matches('/')
+}
+
+pub(super) fn is_endpoint(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with([':', '/']))
+}
+
+/// Whether these options can work.
+pub(super) fn check(options: &Options) -> Result<(), String> {
+    if options.endpoints.is_empty() && options.find.is_none() {
         return Err("no endpoint is configured; name at least one host and port".into());
     }
-    for url in &options.endpoints {
-        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-        if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with([':', '/'])) {
-            return Err(format!("{url} is no endpoint; write http://host:port or https://…"));
-        }
+    if let Some(url) = options.endpoints.iter().find(|url| !is_endpoint(url)) {
+        return Err(format!("{url} is no endpoint; write http://host:port or https://…"));
     }
     if options.username.is_some() != options.password.is_some() {
         return Err("username and password must be given together".into());
@@ -203,6 +225,7 @@ fn tls(options: &Options) -> std::io::Result<TlsOptions> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dcs::Find;
 
     fn options(endpoints: &[&str]) -> Options {
         Options {
@@ -215,7 +238,9 @@ mod tests {
     #[test]
     fn options_that_cannot_work_are_refused() {
         let good = options(&["http://a:2379", "https://b:2379"]);
-        assert!(Endpoints::new(good.clone()).is_ok());
+        assert_eq!(check(&good), Ok(()));
+        let found = Options { find: Some(Find::new(async || Ok(Vec::new()))), ..options(&[]) };
+        assert_eq!(check(&found), Ok(()));
         let some = |text: &str| Some(text.to_string());
         let bad = [
             options(&[]),
@@ -227,13 +252,14 @@ mod tests {
             Options { key: some("k"), ..good.clone() },
         ];
         for options in bad {
-            assert!(matches!(Endpoints::new(options), Err(DcsError::Options(_))));
+            assert!(check(&options).is_err(), "{options:?}");
         }
     }
 
     #[test]
     fn the_last_good_endpoint_is_asked_first_and_the_failed_ones_last() {
-        let endpoints = Endpoints::new(options(&["http://a", "http://b", "http://c"])).unwrap();
+        let options = options(&["http://a", "http://b", "http://c"]);
+        let endpoints = Endpoints::new(&options, &options.endpoints);
         assert_eq!(endpoints.order(), [0, 1, 2]);
         endpoints.succeeded(1, Link::Quorum);
         assert_eq!(endpoints.order(), [1, 2, 0]);
@@ -245,5 +271,17 @@ mod tests {
         assert_eq!(endpoints.order(), [0, 1, 2]);
         endpoints.succeeded(2, Link::Quorum);
         assert_eq!(endpoints.order(), [2, 0, 1]);
+    }
+
+    #[test]
+    fn another_list_keeps_what_is_known_of_those_that_stay() {
+        let options = options(&["http://a", "http://b"]);
+        let before = Endpoints::new(&options, &options.endpoints);
+        before.failed(1, Link::Quorum);
+        let urls = ["http://b/", "http://c"].map(str::to_owned);
+        assert!(!before.are(&urls));
+        let after = before.changed_to(&urls);
+        assert!(after.are(&urls) && after.url(0) == "http://b");
+        assert_eq!(after.order(), [1, 0]);
     }
 }

@@ -7,7 +7,7 @@ use etcd_client::{Client, Error, GetOptions, ResponseHeader};
 use super::documents::{self, Entry};
 use super::endpoints::Link;
 use super::keys::Key;
-use super::race::{self, Ask, CallError};
+use super::race::{Ask, CallError};
 use super::{Dcs, DcsError, PATIENCE, header};
 use crate::core::cluster::LeaderKey;
 use crate::core::time::Boot;
@@ -122,7 +122,7 @@ impl Dcs {
         C: Future<Output = Result<T, CallError>> + Send,
     {
         let ask = Ask { link: Link::Quorum, within, patience: PATIENCE };
-        race::ask(&self.endpoints, ask, weak, call).await.result
+        self.ask(ask, weak, call).await.result
     }
 }
 

@@ -23,10 +23,12 @@ impl Dcs {
     /// Asks every endpoint in turn for its version; each has `within`.
     pub async fn endpoints_seen(&self, within: Duration) -> Vec<Seen> {
         let mut seen = Vec::new();
-        for index in 0..self.endpoints.len() {
+        // What is wrong with the list itself is told by whoever reads.
+        let Ok(endpoints) = self.directory.known(within).await else { return seen };
+        for index in 0..endpoints.len() {
             let begun = clock::boot();
             let ask = async {
-                let client = self.endpoints.client(index, Link::Alone).await?;
+                let client = endpoints.client(index, Link::Alone).await?;
                 client.maintenance_client().status().await
             };
             let version = match tokio::time::timeout(within, ask).await {
@@ -35,7 +37,7 @@ impl Dcs {
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err(format!("no answer within {} ms", within.as_millis())),
             };
-            let url = self.endpoints.url(index).to_owned();
+            let url = endpoints.url(index).to_owned();
             seen.push(Seen { url, version, took: clock::boot().since(begun) });
         }
         seen

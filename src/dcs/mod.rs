@@ -4,6 +4,7 @@
 //! do: one that is dead or silent costs its share of the time, and the others are asked. No error
 //! of this module is a reason to demote.
 
+mod directory;
 pub mod documents;
 mod endpoints;
 mod error;
@@ -15,20 +16,24 @@ mod watch;
 mod writes;
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, ResponseHeader};
 
+pub use directory::Find;
 pub use error::DcsError;
 pub use keys::Key;
 pub use lease::{Granted, LeaderRead, Renewed};
 pub use writes::{Committed, Compare, Write};
 
 use crate::core::cluster::Cluster;
+use crate::sys::clock;
+use directory::Directory;
 use documents::Entry;
-use endpoints::{Endpoints, Link};
-use race::{Ask, CallError};
+use endpoints::Link;
+use race::{Answer, Ask, CallError};
 
 /// Greatest silence before a read or a renewal is sent to the next endpoint, too.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -41,6 +46,8 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 pub struct Options {
     /// `http://host:port` or `https://host:port`, in the order in which they are asked first.
     pub endpoints: Vec<String>,
+    /// Looks the endpoints up; `endpoints` count then as long as it finds none.
+    pub find: Option<Find>,
     pub username: Option<String>,
     pub password: Option<String>,
     /// Paths of PEM files; read anew for each new connection.
@@ -55,6 +62,7 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("endpoints", &self.endpoints)
+            .field("find", &self.find)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "…"))
             .field("cacert", &self.cacert)
@@ -68,7 +76,7 @@ impl fmt::Debug for Options {
 /// One cluster's part of the store. Clones share connections and the memory of what answers.
 #[derive(Clone)]
 pub struct Dcs {
-    endpoints: Arc<Endpoints>,
+    directory: Arc<Directory>,
     prefix: Arc<str>,
 }
 
@@ -82,7 +90,7 @@ impl Dcs {
     /// Checks the options; connects when first asked. Needs tokio from then on.
     pub fn new(options: Options) -> Result<Dcs, DcsError> {
         let prefix = options.prefix.as_str().into();
-        Ok(Dcs { endpoints: Arc::new(Endpoints::new(options)?), prefix })
+        Ok(Dcs { directory: Arc::new(Directory::new(options)?), prefix })
     }
 
     /// Everything below the prefix, by one linearizable read.
@@ -99,7 +107,7 @@ impl Dcs {
         let options = GetOptions::new().with_prefix().with_serializable();
         let ask = Ask { link: Link::Alone, within, patience: PATIENCE };
         let call = move |client| range(client, prefix.clone(), options.clone());
-        race::ask(&self.endpoints, ask, |_| false, call).await.result
+        self.ask(ask, |_| false, call).await.result
     }
 
     /// A number that grows whenever something changed below the prefix on which a decision could
@@ -107,8 +115,31 @@ impl Dcs {
     /// it may be early. Spawns a task that ends when all receivers are gone.
     pub fn watch(&self) -> tokio::sync::watch::Receiver<u64> {
         let (count, receiver) = tokio::sync::watch::channel(0);
-        tokio::spawn(watch::follow(self.endpoints.clone(), self.prefix.to_string(), count));
+        tokio::spawn(watch::follow(self.directory.clone(), self.prefix.to_string(), count));
         receiver
+    }
+
+    /// Asks the endpoints that are known, see [`race::ask`]. If one of them fails, whatever the
+    /// others say, the list is looked for again, if it was found by a search.
+    async fn ask<T, F, C>(&self, ask: Ask, weak: fn(&T) -> bool, call: F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: Fn(Client) -> C + Clone + Send + 'static,
+        C: Future<Output = Result<T, CallError>> + Send,
+    {
+        let begun = clock::boot();
+        let endpoints = match self.directory.known(ask.within).await {
+            Ok(endpoints) => endpoints,
+            Err(error) => {
+                return Answer { result: Err(error), unknown: false, asked: String::new() };
+            }
+        };
+        let within = ask.within.saturating_sub(clock::boot().since(begun));
+        let answer = race::ask(&endpoints, Ask { within, ..ask }, weak, call).await;
+        if !answer.asked.is_empty() {
+            self.directory.search();
+        }
+        answer
     }
 }
 

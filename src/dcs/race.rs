@@ -340,7 +340,7 @@ mod tests {
             prefix: "/service/demo/".into(),
             ..Options::default()
         };
-        let endpoints = Arc::new(Endpoints::new(options).unwrap());
+        let endpoints = Arc::new(Endpoints::new(&options, &options.endpoints));
         let within = Duration::from_millis(600);
         let how = Ask { link: Link::Quorum, within, patience: Duration::from_millis(100) };
         let asked = Arc::new(AtomicUsize::new(0));

@@ -7,6 +7,7 @@ use etcd_client::{Event, WatchOptions, WatchStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::directory::Directory;
 use super::documents;
 use super::endpoints::{Endpoints, Link};
 use super::keys::Key;
@@ -23,7 +24,22 @@ const SUBSCRIBE_WITHIN: Duration = Duration::from_secs(3);
 
 /// Counts changes until every receiver is gone. Each new subscription counts, too: nobody knows
 /// what was missed before it.
-pub(super) async fn follow(endpoints: Arc<Endpoints>, prefix: String, count: watch::Sender<u64>) {
+pub(super) async fn follow(directory: Arc<Directory>, prefix: String, count: watch::Sender<u64>) {
+    let mut lists = directory.lists();
+    loop {
+        let endpoints = lists.borrow_and_update().clone();
+        tokio::select! {
+            () = count.closed() => return,
+            changed = lists.changed() => {
+                changed.expect("invariant: the directory lives as long as this function");
+            }
+            () = follow_one(&endpoints, &prefix, &count), if endpoints.len() > 0 => return,
+        }
+    }
+}
+
+/// The same while the list of endpoints is this one.
+async fn follow_one(endpoints: &Endpoints, prefix: &str, count: &watch::Sender<u64>) {
     let mut preferred = endpoints.preferred();
     let mut pause = PAUSE_MIN;
     let mut skipped = 0;
@@ -37,7 +53,7 @@ pub(super) async fn follow(endpoints: Arc<Endpoints>, prefix: String, count: wat
                 moved.expect("invariant: the endpoints live as long as this function");
                 skipped = 0;
             }
-            () = subscribe(&endpoints, index, &prefix, &count) => skipped += 1,
+            () = subscribe(endpoints, index, prefix, count) => skipped += 1,
         }
         pause = if began.elapsed() >= LIVED { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         tokio::select! {

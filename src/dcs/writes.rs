@@ -25,7 +25,7 @@ use etcd_client::{
 
 use super::endpoints::Link;
 use super::keys::Key;
-use super::race::{self, Ask, CallError};
+use super::race::{Ask, CallError};
 use super::{Dcs, DcsError, header};
 
 /// Greatest silence before a commit is sent to the next endpoint, too. A commit waits for etcd's
@@ -79,7 +79,7 @@ impl Dcs {
         let ask = Ask { link: Link::Quorum, within, patience: COMMIT_PATIENCE };
         let refused = |committed: &Committed| !committed.succeeded;
         let call = move |client| commit(client, txn.clone());
-        let answer = race::ask(&self.endpoints, ask, refused, call).await;
+        let answer = self.ask(ask, refused, call).await;
         match answer.result {
             Ok(committed) if refused(&committed) && answer.unknown => {
                 Err(DcsError::Unclear { asked: answer.asked })

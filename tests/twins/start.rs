@@ -2,7 +2,7 @@
 //! refused, signals and exit codes. Real programs on loopback, one member at a time.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 
 use super::Book;
 use super::differences::{LINES_DIFFER, SIGNALS_DIFFER};
+use crate::dns::{Entry, NameServer};
 use crate::etcd::Etcd;
 use crate::lab::Product::{self, Patroni, Pgvigil};
 use crate::lab::process::{lives, signal};
@@ -271,4 +272,40 @@ fn optime(etcd: &Etcd) -> [(&'static str, String); 2] {
         (status["optime"].as_u64() == Some(position)).then_some("the position of /status")
     });
     [("for members of today", today), ("for one of Patroni 2.0", written.to_owned())]
+}
+
+#[test]
+fn dns() {
+    // Where DNS is: only root has that port, and may give a program another /etc/resolv.conf.
+    let server = match NameServer::start_at(SocketAddr::from(([127, 77, 0, 53], 53))) {
+        Ok(server) => server,
+        Err(error) => return println!("twins: dns: SKIPPED, no name server at port 53: {error}"),
+    };
+    let mut book = Book { meant: &[], ..Book::default() };
+    for product in [Patroni, Pgvigil] {
+        let etcd = Etcd::start(1);
+        let rig = Rig::new(etcd.urls());
+        let Some(programs) = programs(&rig) else { return };
+        let program = programs.into_iter().find(|(which, _)| *which == product).expect("it").1;
+        let mut member = rig.member_of("m", &program);
+        member.ask_dns(server.address.ip());
+        // The last of all services: whoever finds it has asked for the others before.
+        let peer = etcd.peers()[0].rsplit(':').next().and_then(|port| port.parse().ok());
+        let records = vec![(0, "localhost".to_owned(), peer.expect("a port"))];
+        server.set("_etcd-server-lab._tcp.lab.test", Entry::Records(records));
+        let hosts = member.config();
+        let hosts = hosts.lines().find(|line| line.starts_with("  hosts:")).expect("a line");
+        let srv = "  srv: lab.test\n  srv_suffix: lab";
+        member.lead(&member.config().replace(hosts, srv));
+        let asked = server.asked();
+        let asked = asked.iter().filter(|name| name.ends_with(".lab.test")).take(6);
+        let asked: Vec<&str> = asked.map(String::as_str).collect();
+        assert_eq!(asked.len(), 6, "{asked:?}");
+        book.note("a member starts", "the names that it asks for", product, &asked.join(" "));
+        if product == Pgvigil {
+            let (code, text) = member.ctl(&["list"]);
+            assert!(code == Some(0) && text.contains("| m "), "{text}");
+        }
+    }
+    book.judge("etcd in DNS");
 }

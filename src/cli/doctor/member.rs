@@ -15,7 +15,8 @@ use crate::config::{self, Effective, Local, Role};
 use crate::core::budget::Budget;
 use crate::core::cluster::Cluster;
 use crate::core::database::DataDir;
-use crate::dcs::{Dcs, Options};
+use crate::dcs::Dcs;
+use crate::discovery;
 use crate::postgres::binaries::{Binaries, Tool};
 use crate::postgres::datadir;
 use crate::sys::clock;
@@ -87,17 +88,7 @@ impl Known {
     }
 
     async fn ask_store(local: &Local) -> Option<(Dcs, Vec<Duration>, Result<Cluster, String>)> {
-        let etcd = &local.etcd;
-        let dcs = Dcs::new(Options {
-            endpoints: etcd.endpoints.clone(),
-            username: etcd.username.clone(),
-            password: etcd.password.clone(),
-            cacert: etcd.cacert.clone(),
-            cert: etcd.cert.clone(),
-            key: etcd.key.clone(),
-            prefix: local.prefix(),
-        });
-        let dcs = dcs.ok()?;
+        let dcs = Dcs::new(discovery::options(&local.etcd, local.prefix())).ok()?;
         let (mut times, mut cluster) = (Vec::new(), Err(String::new()));
         // The first one connects.
         for _ in 0..=SAMPLES {
