@@ -20,7 +20,7 @@ use crate::discovery;
 use crate::link::AgentEnd;
 use crate::link::order::{Configure, Order};
 use crate::link::state::State;
-use crate::postgres::durable::{FileError, at};
+use crate::postgres::durable::{self, FileError, at};
 use crate::postgres::files;
 use crate::sys::clock;
 use crate::telemetry;
@@ -229,8 +229,10 @@ async fn prepare(
     Ok(Prepared { drivers, snapshot, listener, options: Arc::new(options) })
 }
 
-/// The path without symbolic links; the directory itself may not be there yet.
+/// The path without symbolic links; the directory itself may not be there yet. Those above it are
+/// made: before the first cluster of a version Debian has no /var/lib/postgresql/15.
 fn canonical(path: &Path) -> Result<String, FileError> {
+    durable::make_parents(path)?;
     let real = path.canonicalize().or_else(|error| {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(error);
@@ -347,7 +349,10 @@ async fn heartbeat(drivers: Arc<Drivers>, snapshot: watch::Receiver<Arc<Snapshot
             let margin = s.leader_until.map(|until| until.since(clock::boot()).as_secs());
             let margin = margin.map(|s| format!(", lease confirmed for {s} s"));
             let [timeline, margin] = [timeline, margin].map(Option::unwrap_or_default);
-            format!("{} {}{timeline}{margin}: {}", s.role, s.state, s.why)
+            match s.why.is_empty() {
+                true => "starting".to_owned(),
+                false => format!("{} {}{timeline}{margin}: {}", s.role, s.state, s.why),
+            }
         };
         let beat = Order::Heartbeat { status, ready: true };
         if let Err(error) = drivers.supervisor.order(beat).await {

@@ -78,6 +78,15 @@ pub fn sync_parent(path: &Path) -> Result<(), FileError> {
     File::open(folder).and_then(|file| file.sync_all()).map_err(at("sync", folder))
 }
 
+/// The folders in which `path` is to be, as far as they are missing, for all to enter.
+pub fn make_parents(path: &Path) -> Result<(), FileError> {
+    let missing = path.parent().filter(|folder| !folder.exists());
+    let Some(folder) = missing else { return Ok(()) };
+    make_parents(folder)?;
+    DirBuilder::new().mode(0o755).create(folder).map_err(at("make", folder))?;
+    sync_parent(folder)
+}
+
 /// Whole file as text, at most `max_bytes`; `None` if there is no such file.
 pub fn read(path: &Path, max_bytes: u64) -> Result<Option<String>, FileError> {
     let file = match File::open(path) {
@@ -119,6 +128,17 @@ pub fn private_folder(path: &Path) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_that_are_missing_are_made() {
+        let base = tempfile::tempdir().expect("folder");
+        let path = base.path().join("15/main/data");
+        make_parents(&path).expect("made");
+        assert!(base.path().join("15/main").is_dir() && !path.exists());
+        make_parents(&path).expect("there already");
+        fs::write(base.path().join("file"), "").expect("written");
+        assert!(make_parents(&base.path().join("file/main/data")).is_err());
+    }
 
     #[test]
     fn writes_once_and_keeps_mode_and_links() {
