@@ -27,7 +27,9 @@ fn main() {
         Some(Command::Sim { args }) => sim::run(args),
         Some(Command::CheckConfig { config }) => printed(config::check_config, config.as_deref()),
         Some(Command::Doctor { config, format }) => {
-            cli::doctor(config.as_deref(), &environment(), format == "json")
+            let environment = environment();
+            let config = config.as_deref().or(config::service_file(&environment));
+            cli::doctor(config, &environment, format == "json")
         }
         Some(Command::GenerateConfig { dsn }) => cli::generate(dsn.as_deref()),
         Some(Command::Init { config, dsn }) => cli::init(&config, dsn.as_deref(), &environment()),
@@ -36,7 +38,7 @@ fn main() {
         Some(Command::SelfCheck) => 0,
         Some(Command::ProbeVolumes { page, data_dir }) => agent::probe_volumes(&page, &data_dir),
         Some(Command::FenceLeftover { config }) => {
-            let result = std::env::var("SERVICE_RESULT").unwrap_or_default();
+            let result = leftover::result(|name| std::env::var(name).unwrap_or_default());
             let local = config::load(config.as_deref(), &environment()).ok().map(|c| c.local);
             let device = local.as_ref().and_then(agent::device);
             leftover::fence(configured(config.as_deref()), &result, device)

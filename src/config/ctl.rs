@@ -17,6 +17,8 @@ use super::yaml11::{Node, Position};
 
 /// Where patronictl looks without `-c`, below the home directory.
 pub const DEFAULT_FILE: &str = ".config/patroni/patronictl.yaml";
+/// The packaged service's: of the member on this server.
+pub const SERVICE_FILE: &str = "/etc/pgvigil/pgvigil.yml";
 /// The variable that names another file.
 pub const FILE_VARIABLE: &str = "PATRONICTL_CONFIG_FILE";
 
@@ -35,9 +37,19 @@ pub struct CtlConfig {
     pub warnings: Vec<Diagnostic>,
 }
 
+/// The member's on this server, if no variable in `env` is configuration.
+pub fn service_file(env: &BTreeMap<String, String>) -> Option<&'static Path> {
+    let file = Path::new(SERVICE_FILE);
+    (!variables(env) && file.is_file()).then_some(file)
+}
+
+fn variables(env: &BTreeMap<String, String>) -> bool {
+    env.keys().any(|name| name.starts_with("PATRONI_"))
+}
+
 /// Loads it. `file`: of `-c`, or of PATRONICTL_CONFIG_FILE in `env`, which must exist; else
-/// `DEFAULT_FILE` below `home` if it is there; else the variables. `dcs_url`: of `-d`; it replaces
-/// the store's section.
+/// `DEFAULT_FILE` below `home` if it is there; else the variables; else [`service_file`]. `dcs_url`:
+/// of `-d`; it replaces the store's section.
 ///
 /// # Errors
 /// All that is wrong; sections that only a member needs may be missing.
@@ -52,6 +64,8 @@ pub fn load_ctl(
     let named = env.get(FILE_VARIABLE).filter(|name| !name.is_empty()).map(Path::new);
     let default = home.join(DEFAULT_FILE);
     let path = file.or(named).or(default.is_file().then_some(default.as_path()));
+    let member = service_file(env).filter(|_| dcs_url.is_none());
+    let path = path.or(member);
     if let Some(path) = path.filter(|path| !path.exists()) {
         let why = format!(
             "Provided config file {} not existing or no read rights. \
@@ -61,11 +75,10 @@ pub fn load_ctl(
         report.error(&nowhere(), "", why);
         return Err(report.sorted());
     }
-    let variables = || env.keys().any(|name| name.starts_with("PATRONI_"));
-    if path.is_none() && dcs_url.is_none() && !variables() {
+    if path.is_none() && dcs_url.is_none() && !variables(env) {
         let why = format!(
             "no configuration: name the one of a member by -c FILE or {FILE_VARIABLE}, put one \
-             into ~/{DEFAULT_FILE}, or name the store by -d etcd3://HOST:2379"
+             into ~/{DEFAULT_FILE} or {SERVICE_FILE}, or name the store by -d etcd3://HOST:2379"
         );
         report.error(&nowhere(), "", why);
         return Err(report.sorted());

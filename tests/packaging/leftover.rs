@@ -62,11 +62,14 @@ impl Unit {
         Memory::open(&self.data(), true).unwrap().write(lines);
     }
 
-    /// As systemd runs it: in `.control`.
+    /// As systemd runs it: in `.control`. `result` is $SERVICE_RESULT, and after a blank the signal by
+    /// which the supervisor died.
     fn helper(&self, command: &str, result: &str) -> String {
         let mut helper = Command::new(PROGRAM);
         helper.arg(command).arg(self.directory.path().join("config.yml"));
-        helper.env("SERVICE_RESULT", result);
+        let (result, signal) = result.split_once(' ').unwrap_or((result, ""));
+        helper.env("SERVICE_RESULT", result).env("EXIT_STATUS", signal);
+        helper.env("EXIT_CODE", if signal.is_empty() { "exited" } else { "killed" });
         let output = in_group(&mut helper, Some(self.group.join(".control"))).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -113,7 +116,11 @@ fn what_an_unfinished_stop_left_is_killed_and_what_is_meant_to_run_is_not() {
         ("outside", false, "timeout", leading, true),
         ("unrecorded", true, "success", "", true),
         ("crash", true, "signal", "guard.phase leading\nstop 0\n", false),
-        ("died-in-a-stop", true, "signal", leading, true),
+        ("died-in-a-stop", true, "signal KILL", leading, true),
+        ("standby", true, "signal SEGV", "guard.phase idle\nstop 1\n", true),
+        // To systemd both are clean ends; it starts the service again unless it was a stop.
+        ("before-handlers", true, "success TERM", "guard.phase leading\nstop 0\n", true),
+        ("hung-up", true, "success HUP", "guard.phase leading\nstop 0\n", false),
         ("died-in-a-pause", true, "signal", "guard.phase paused\nstop 1\n", false),
         ("refused", true, "exit-code", "", false),
         ("left", true, "success", "guard.phase idle\nstop 1\n", false),
