@@ -172,7 +172,9 @@ fn list(text: &mut String, key: &str, lines: &[String]) {
 
 /// What a new server permits: sockets, this machine, and `addresses`, all by password.
 pub fn access(addresses: &str) -> Vec<String> {
-    let mut lines = vec!["local all all scram-sha-256".to_owned()];
+    // As Debian has it: whoever may become postgres needs no password.
+    let mut lines =
+        ["local all postgres peer", "local all all scram-sha-256"].map(String::from).to_vec();
     for from in ["127.0.0.1/32", addresses] {
         lines.push(format!("host replication replicator {from} scram-sha-256"));
         lines.push(format!("host all all {from} scram-sha-256"));

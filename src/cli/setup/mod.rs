@@ -7,6 +7,7 @@ mod running;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::Path;
 
@@ -94,28 +95,38 @@ fn prepare(path: &Path, dsn: Option<&str>, console: &mut Console) -> Result<(), 
 
 /// What this machine cannot know.
 fn ask(draft: &mut Draft, runs: bool, console: &mut Console) -> Result<(), Failure> {
-    let mut text = |question: &str, value: &mut String| -> Result<(), Failure> {
-        *value = console.prompt(question, Some(value.as_str()))?.trim().to_owned();
-        Ok(())
-    };
-    text("Cluster (the same for all its members)", &mut draft.scope)?;
-    text("Member (another name on each server)", &mut draft.name)?;
-    text("Address at which the others and clients reach this server", &mut draft.address)?;
+    text(console, "Cluster (the same for all its members)", &mut draft.scope)?;
+    text(console, "Member (another name on each server)", &mut draft.name)?;
+    text(console, "Address at which the others and clients reach this server", &mut draft.address)?;
+    if draft.address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()) {
+        let only = format!("warning: {} is within this server: no other can join", draft.address);
+        console.say(&only)?;
+    }
     let mut etcd = draft.etcd.join(",");
-    text("etcd, host:port of each server, with commas", &mut etcd)?;
+    text(console, "etcd, host:port of each server, with commas", &mut etcd)?;
     draft.etcd = etcd.split(',').map(|host| host.trim().to_owned()).collect();
     if runs {
         return logins(draft, console);
     }
-    text("Data directory", &mut draft.data_dir)?;
-    text("Directory of PostgreSQL's programs (empty: the search path)", &mut draft.bin_dir)?;
+    text(console, "Data directory", &mut draft.data_dir)?;
+    text(
+        console,
+        "Directory of PostgreSQL's programs (empty: the search path)",
+        &mut draft.bin_dir,
+    )?;
     let mut addresses = "samenet".to_owned();
-    text("Who may connect: an address range, samenet or all", &mut addresses)?;
+    text(console, "Who may connect: an address range, samenet or all", &mut addresses)?;
     draft.pg_hba = access(&addresses);
     if console.confirm("Does this cluster have members already?")? {
         return logins(draft, console);
     }
     console.say("Three passwords were made up; give the other members the same, from the file.")
+}
+
+/// A value that Enter leaves as it is.
+fn text(console: &mut Console, question: &str, value: &mut String) -> Result<(), Failure> {
+    *value = console.prompt(question, Some(value.as_str()))?.trim().to_owned();
+    Ok(())
 }
 
 /// The passwords are those of the server that is there.
