@@ -31,7 +31,7 @@ rpm)
     # The list of files is the .deb's, as the other tool writes it.
     sed -n 's|^    \["\(.*\)", "\(.*\)", "\(.*\)"\],$|{ source = "\1", dest = "/\2", mode = "\3" },|p' \
         Cargo.toml | sed 's|"/etc/[^}]*|&, config = "noreplace" |; s#"/usr/share/\(doc\|man\)[^}]*#&, doc = true #' |
-        sed '/lintian/d; s|zsh/vendor-completions|zsh/site-functions|' >$stage/files
+        sed '/lintian\|needrestart/d; s|zsh/vendor-completions|zsh/site-functions|' >$stage/files
     {
         echo "assets = ["
         cat $stage/files

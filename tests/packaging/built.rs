@@ -31,7 +31,7 @@ const FILES: [&str; 17] = [
 ];
 
 /// Makes a package in `directory`; its file.
-fn make(kind: &str, directory: &Path) -> PathBuf {
+pub fn make(kind: &str, directory: &Path) -> PathBuf {
     make_version(kind, directory, None)
 }
 
@@ -74,7 +74,9 @@ fn the_deb_is_clean_and_whole() {
     let control = directory.path().join("control");
     run("dpkg-deb", &["--control", deb, control.to_str().unwrap()]);
     let conffiles = fs::read_to_string(control.join("conffiles")).unwrap();
-    assert_eq!(conffiles, "/etc/modules-load.d/pgvigil.conf\n/etc/modprobe.d/pgvigil.conf\n");
+    let wanted = ["modules-load.d", "modprobe.d", "needrestart/conf.d"];
+    let wanted = wanted.map(|place| format!("/etc/{place}/pgvigil.conf\n"));
+    assert_eq!(conffiles, wanted.concat());
     for script in ["postinst", "prerm", "postrm"] {
         harmless(&fs::read_to_string(control.join(script)).unwrap());
     }
