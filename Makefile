@@ -1,14 +1,14 @@
 # make setup          install what is missing, from the distribution
 # make demo           a cluster of three on loopback, to play with, until Ctrl-C
 # make demo-failover  the same, with faults and a verdict
-# make test           lints, unit tests, parts, a .deb, clusters: what CI runs
+# make test           lints, unit tests, parts, a .deb on servers, clusters: what CI runs
 # make bench          write gaps and costs; SUT=patroni measures Patroni, RUNS=n repeats n times
 # make lint, unit, parts, cluster [SCENARIO=name]     pieces of it
 # make sim            ten thousand simulated clusters more than the thousand of make test
 # make deb, rpm       packages of this commit, in target/packages
 # make deb-check      a .deb of the program that is there: lintian, its files and scripts
-# make package-check  that, and a container with systemd where it is installed, upgraded under load,
-#                     stopped, removed; rpm-check: an .rpm
+# make package-check  that, and containers with systemd where it is installed, upgraded under load,
+#                     stopped, removed, a server replaced; rpm-check: an .rpm
 # make deb-repro      the same commit, built in two places, must give the same .deb
 # make mixed          clusters with real Patroni, HAProxy, Prometheus
 # make test-vm-quick  virtual machines that are really reset
@@ -24,7 +24,7 @@ demo: build
 demo-failover: build
 	@packaging/demo.sh failover
 
-test: lint unit parts deb-check cluster
+test: lint unit parts package-check cluster
 
 lint: setup
 	cargo fmt --all --check

@@ -44,11 +44,11 @@ upgrade() {
     running | while read -r unit pid; do
         kill -USR2 "$pid"
         waited=0
-        until [ "$(readlink "/proc/$pid/exe")" = "$program" ] || [ $waited -ge 150 ]; do
+        until [ "/proc/$pid/exe" -ef "$program" ] || [ $waited -ge 150 ]; do
             sleep 0.1
             waited=$((waited + 1))
         done
-        if [ "$(readlink "/proc/$pid/exe")" = "$program" ]; then
+        if [ "/proc/$pid/exe" -ef "$program" ]; then
             echo "$unit: process $pid is $("$program" --version) now, PostgreSQL went on"
         else
             echo "$unit: process $pid still is the program before: journalctl -u $unit" >&2

@@ -14,6 +14,7 @@ const BOOT_WITHIN: Duration = Duration::from_secs(60);
 const SYSTEMD: &str = "/lib/systemd/systemd";
 
 pub struct Machine {
+    pub name: &'static str,
     directory: tempfile::TempDir,
     group: PathBuf,
     holder: Child,
@@ -23,7 +24,7 @@ pub struct Machine {
 
 impl Machine {
     /// Boots it; `fill` puts files into what is /mnt in there. `Err`: it cannot be done here.
-    pub fn boot(fill: impl FnOnce(&Path)) -> Result<Machine, String> {
+    pub fn boot(name: &'static str, fill: impl FnOnce(&Path)) -> Result<Machine, String> {
         if !nix::unistd::geteuid().is_root() {
             return Err("a container needs root".to_owned());
         }
@@ -31,11 +32,11 @@ impl Machine {
             return Err(format!("there is no {SYSTEMD}: packaging/setup.sh package"));
         }
         let group = cgroup::own().map_err(|error| error.to_string())?;
-        let group = group.join(format!("pgvigil-machine-{}", std::process::id()));
+        let group = group.join(format!("pgvigil-{name}-{}", std::process::id()));
         fs::create_dir(&group).map_err(|error| format!("{}: {error}", group.display()))?;
         let directory = tempfile::Builder::new().tempdir_in("/var/tmp").unwrap();
-        for name in ["payload", "system"] {
-            fs::create_dir(directory.path().join(name)).unwrap();
+        for part in ["payload", "system"] {
+            fs::create_dir(directory.path().join(part)).unwrap();
         }
         fill(&directory.path().join("payload"));
         let log = fs::File::create(directory.path().join("console")).unwrap();
@@ -43,17 +44,32 @@ impl Machine {
         let enter = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", group.display());
         let mut holder = Command::new("bash");
         holder.args(["-c", &enter, "machine", "unshare", "--cgroup", "--mount", "--uts", "--ipc"]);
-        holder.args(["--net", "--pid", "--fork", "--kill-child", &script]);
-        holder.arg(directory.path()).stdin(Stdio::null());
+        // Where this machine is a chroot, / may be no mount.
+        holder.args(["--propagation=unchanged", "--net", "--pid", "--fork", "--kill-child"]);
+        holder.arg(&script);
+        holder.arg(directory.path()).arg(name).stdin(Stdio::null());
         holder.stdout(log.try_clone().unwrap()).stderr(log);
         let holder = holder.spawn().unwrap();
-        let mut machine = Machine { directory, group, holder, init: 0 };
+        let mut machine = Machine { name, directory, group, holder, init: 0 };
         machine.init = wait_until("the container", BOOT_WITHIN, || machine.find_init())?;
         wait_until("systemd in the container", BOOT_WITHIN, || {
             let state = machine.try_run("systemctl is-system-running").1;
             (["running", "degraded"].contains(&state.trim())).then_some(())
         });
         Ok(machine)
+    }
+
+    /// A cable to another one; `addresses` (with their prefix length) are the two ends' own.
+    pub fn wire(&self, other: &Machine, addresses: [String; 2]) {
+        let [here, there] = [self.init, other.init].map(|init| init.to_string());
+        let mut link = Command::new("ip");
+        link.args(["link", "add", "eth0", "netns", &here, "type", "veth"]);
+        link.args(["peer", "name", "eth0", "netns", &there]);
+        let (code, said) = crate::rig::output(&mut link);
+        assert_eq!(code, Some(0), "{said}");
+        for (machine, address) in [self, other].into_iter().zip(addresses) {
+            machine.run(&format!("ip addr add {address} dev eth0 && ip link set eth0 up"));
+        }
     }
 
     /// `Err`: machine.sh could not do it here.
@@ -103,7 +119,8 @@ impl Machine {
         }
     }
 
-    fn journal(&self) -> String {
+    /// Its last lines.
+    pub fn journal(&self) -> String {
         self.try_run("journalctl -q --no-pager -o short-precise | grep -v 'not count' | tail -n 90")
             .1
     }

@@ -1,10 +1,12 @@
 #!/bin/bash
 # Boots this machine's own Debian once more, as a container: systemd, control groups, processes,
 # mounts, host name and network (loopback) of its own, on a copy of the file system that is forgotten
-# at the end. Run by machine.rs under unshare; DIRECTORY/payload is /mnt in there.
+# at the end. Run by machine.rs under unshare: machine.sh DIRECTORY NAME; DIRECTORY/payload is /mnt in
+# there.
 set -eu
-directory=$1
-mount --make-rprivate /
+directory=$1 name=$2
+# The mount namespace's root, which is not / where this machine is a chroot itself.
+nsenter --mount=/proc/self/ns/mnt mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs "$directory/system"
 cd "$directory/system"
 mkdir upper work root
@@ -46,16 +48,11 @@ END
 for unit in systemd-networkd-wait-online NetworkManager-wait-online ifupdown-wait-online; do
     ln -sf /dev/null etc/systemd/system/$unit.service
 done
-hostname db1
+echo "$name" >etc/hostname
 ip link set lo up
 mkdir host
-# In a chroot the old root is no mount, and cannot be put aside.
-enter=
-if pivot_root . host; then
-    umount -l /host
-else
-    enter="chroot ."
-fi
-# shellcheck disable=SC2086
-exec $enter env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-    /lib/systemd/systemd --unit=lab.target --log-target=journal --show-status=no
+# In the place of that root, not of a chroot: a service has a mount namespace of its own, and what
+# another one shows of it in /proc is seen from there.
+exec nsenter --mount=/proc/self/ns/mnt --wd=. sh -c 'pivot_root . host && umount -l /host &&
+    exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        /lib/systemd/systemd --unit=lab.target --log-target=journal --show-status=no'

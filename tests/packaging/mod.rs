@@ -4,6 +4,7 @@ pub mod built;
 mod leftover;
 mod machine;
 mod server;
+mod servers;
 mod setup;
 
 use std::collections::{BTreeMap, BTreeSet};

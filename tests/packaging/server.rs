@@ -24,7 +24,7 @@ type Part = (&'static str, fn(&Machine));
 #[test]
 #[ignore = "make package-check"]
 fn a_server_lives_with_the_deb() {
-    let machine = Machine::boot(|payload| {
+    let machine = Machine::boot("db1", |payload| {
         for version in VERSIONS {
             built::make_version("deb", payload, Some(version));
         }
@@ -56,6 +56,11 @@ fn installed(machine: &Machine) {
     assert!(!said.contains("warning"), "{said}");
     assert_eq!(machine.run("getent group pgvigil | cut -d: -f4"), "", "a group without members");
     assert_eq!(machine.run("stat -c %a:%U /var/lib/pgvigil /etc/pgvigil"), "755:root\n755:root");
+    // As needrestart reads it.
+    machine.run(
+        "perl -e 'eval `cat /etc/needrestart/conf.d/pgvigil.conf`; die $@ if $@; \
+         exit !grep { q(pgvigil@15-main.service) =~ $_ } keys %{$nrconf{override_rc}}'",
+    );
     assert_eq!(machine.try_run("systemctl is-enabled pgvigil").1.trim(), "disabled");
     assert_eq!(machine.try_run("systemctl is-active pgvigil").1.trim(), "inactive");
 
@@ -122,9 +127,10 @@ systemd-run --unit=lab-load -p RemainAfterExit=yes bash /run/load",
     let pings = machine.run("wc -c </run/dog.log").parse::<usize>().unwrap();
     for version in [VERSIONS[1], VERSIONS[0]] {
         let said = machine.run(&format!("dpkg -i /mnt/pgvigil_{version}_*.deb"));
-        assert!(said.contains(&format!("process {main} is pgvigil")), "{said}");
+        let journal = machine.journal();
+        assert!(said.contains(&format!("process {main} is pgvigil")), "{said}\n{journal}");
         assert_eq!(machine.run(MAIN), main);
-        assert_eq!(machine.run(&format!("readlink /proc/{main}/exe")), "/usr/bin/pgvigil");
+        machine.run(&format!("test /proc/{main}/exe -ef /usr/bin/pgvigil"));
         machine.wait("a ping after it", SOON, &format!("test $(wc -c </run/dog.log) -gt {pings}"));
     }
     let (code, said) = machine.try_run("dpkg -r pgvigil");
@@ -164,6 +170,14 @@ fn ended(machine: &Machine) {
 
 /// What a stop could not end is killed, and the watchdog device does not reset the machine for it.
 fn hangs(machine: &Machine) {
+    // The next start waits until the old lease has ended.
+    machine.run(
+        "pgvigilctl -c /etc/pgvigil/pgvigil.yml edit-config --force \
+         -s ttl=10 -s loop_wait=3 -s retry_timeout=3",
+    );
+    let lease = "etcdctl get /service/shop/leader -w fields | sed -n 's/\"Lease\" : //p'";
+    let granted = format!("etcdctl lease timetolive $(printf %x $({lease})) | grep 'TTL(10s)'");
+    machine.wait("a lease of 10 s", SOON, &granted);
     let nothing = "! pgrep postgres && test \"$(tail -c 1 /run/dog.log)\" = V";
     machine.run(
         "mkdir -p /run/systemd/system/pgvigil.service.d && \
