@@ -37,9 +37,9 @@ pub fn known(data_dir: &str, exe_name: Option<&String>) -> Option<Descent> {
     Some(Descent { data_dir, exe_name })
 }
 
-/// How the service ended, from what systemd gives ExecStopPost=. A death by SIGHUP, SIGINT or SIGPIPE
-/// is a success to it as one by SIGTERM is, but only SIGTERM is a stop; after the others it starts the
-/// service again.
+/// How the service ended, from what systemd gives ExecStopPost=. A death by SIGHUP, SIGINT or
+/// SIGPIPE is a success to it as one by SIGTERM is, but only SIGTERM is a stop; after the others it
+/// starts the service again.
 pub fn result(variable: impl Fn(&str) -> String) -> String {
     let result = variable("SERVICE_RESULT");
     let killed = variable("EXIT_CODE") == "killed" && variable("EXIT_STATUS") != "TERM";

@@ -34,8 +34,8 @@ pub fn look(data_dir: &Path, state: &State, stay_down: bool) -> Result<Option<Re
     Ok(armed.reset)
 }
 
-/// When, not how long ago: the record is of a clock that was right, and after a boot nobody may have
-/// set it yet.
+/// When, not how long ago: the record is of a clock that was right, and after a boot nobody may
+/// have set it yet.
 fn tale(reset: &Reset) -> String {
     format!("{reset}; last sign of life at {}", clock::local(reset.at))
 }

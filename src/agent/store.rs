@@ -100,17 +100,7 @@ pub async fn write(
             commit(d, &under(tenure), &[write]).await.map(drop)
         }
         Action::RemovePauseRecord { tenure, revision } => {
-            let mut compares = match tenure {
-                Some(tenure) => under(tenure).to_vec(),
-                None => vec![Compare::Absent(Key::Leader)],
-            };
-            // An order to suspend that was not answered may only not have been read yet: by a
-            // supervisor that stood still. It is read before this one, which takes it back.
-            if tenure.is_some() {
-                d.supervisor.order(Order::Resume).await?;
-            }
-            compares.push(Compare::ModRevision(Key::PauseRecord, revision));
-            commit(d, &compares, &[Write::Delete(Key::PauseRecord)]).await.map(drop)
+            remove_pause_record(d, tenure, revision).await
         }
         Action::WriteTimeline { tenure, revision, number } => {
             let leader_mod_revision = tenure.mod_revision;
@@ -190,6 +180,24 @@ pub fn status_writes(status: &Status, cluster: &Cluster) -> Vec<Write> {
     let old = old.map(|lsn| Write::Put(Key::OptimeLeader, lsn.0.to_string(), 0));
     let status = Write::Put(Key::Status, documents::status_json(status), 0);
     std::iter::once(status).chain(old).collect()
+}
+
+async fn remove_pause_record(
+    d: &Drivers,
+    tenure: Option<Tenure>,
+    revision: i64,
+) -> Result<(), ActionError> {
+    let mut compares = match tenure {
+        Some(tenure) => under(tenure).to_vec(),
+        None => vec![Compare::Absent(Key::Leader)],
+    };
+    // An order to suspend that was not answered may only not have been read yet: by a supervisor
+    // that stood still. It is read before this one, which takes it back.
+    if tenure.is_some() {
+        d.supervisor.order(Order::Resume).await?;
+    }
+    compares.push(Compare::ModRevision(Key::PauseRecord, revision));
+    commit(d, &compares, &[Write::Delete(Key::PauseRecord)]).await.map(drop)
 }
 
 async fn shutdown_status(

@@ -73,8 +73,8 @@ pub enum Command {
     /// Whether this server protects its member, and by what; exit 0: all is well, 3: it works with
     /// warnings, 1: something is bad
     Doctor {
-        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*, and without
-        /// those /etc/pgvigil/pgvigil.yml
+        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*, and
+        /// without those /etc/pgvigil/pgvigil.yml
         config: Option<PathBuf>,
         /// How to print it
         #[arg(short, long, value_name = "FORMAT", default_value = "pretty",

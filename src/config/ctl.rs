@@ -48,8 +48,8 @@ fn variables(env: &BTreeMap<String, String>) -> bool {
 }
 
 /// Loads it. `file`: of `-c`, or of PATRONICTL_CONFIG_FILE in `env`, which must exist; else
-/// `DEFAULT_FILE` below `home` if it is there; else the variables; else [`service_file`]. `dcs_url`:
-/// of `-d`; it replaces the store's section.
+/// `DEFAULT_FILE` below `home` if it is there; else the variables; else [`service_file`].
+/// `dcs_url`: of `-d`; it replaces the store's section.
 ///
 /// # Errors
 /// All that is wrong; sections that only a member needs may be missing.

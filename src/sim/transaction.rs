@@ -101,12 +101,7 @@ pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
             commit(ctx, v, vec![under(tenure)], vec![Write::PauseRecord(record)]).await.map(drop)
         }
         Action::RemovePauseRecord { tenure, revision } => {
-            let first = tenure.map_or(Compare::LeaderAbsent, under);
-            if tenure.is_some() {
-                order(ctx, Order::Guard(Event::Resume)).await?;
-            }
-            let compares = vec![first, Compare::PauseRevision(revision)];
-            commit(ctx, v, compares, vec![Write::NoPauseRecord]).await.map(drop)
+            remove_pause_record(ctx, v, tenure, revision).await
         }
         Action::WriteFailsafe { tenure, revision, members } => {
             write_failsafe(ctx, v, tenure, revision, members).await
@@ -117,6 +112,16 @@ pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
             Err(Failed::Precondition("not modelled"))
         }
     }
+}
+
+/// The supervisor takes back what it may still have to read.
+async fn remove_pause_record(ctx: &Ctx, v: &View, tenure: Option<Tenure>, revision: i64) -> Done {
+    let first = tenure.map_or(Compare::LeaderAbsent, under);
+    if tenure.is_some() {
+        order(ctx, Order::Guard(Event::Resume)).await?;
+    }
+    let compares = vec![first, Compare::PauseRevision(revision)];
+    commit(ctx, v, compares, vec![Write::NoPauseRecord]).await.map(drop)
 }
 
 /// Only a write whose answer was seen counts.

@@ -62,8 +62,8 @@ impl Unit {
         Memory::open(&self.data(), true).unwrap().write(lines);
     }
 
-    /// As systemd runs it: in `.control`. `result` is $SERVICE_RESULT, and after a blank the signal by
-    /// which the supervisor died.
+    /// As systemd runs it: in `.control`. `result` is $SERVICE_RESULT, and after a blank the signal
+    /// by which the supervisor died.
     fn helper(&self, command: &str, result: &str) -> String {
         let mut helper = Command::new(PROGRAM);
         helper.arg(command).arg(self.directory.path().join("config.yml"));

@@ -54,8 +54,9 @@ fn install(machine: &Machine, last: &str) {
     let (code, said) = machine.try_run(&init);
     assert!(said.contains("It can be run") && code != Some(2), "{said}");
     machine.run(
-        "sed -i 's|^  mode: automatic|  mode: off|; s|ttl: 30|ttl: 15|; s|loop_wait: 10|loop_wait: 4|; \
-         s|retry_timeout: 10|retry_timeout: 4|' /etc/pgvigil/pgvigil.yml",
+        "sed -i 's|^  mode: automatic|  mode: off|; s|ttl: 30|ttl: 15|; \
+         s|loop_wait: 10|loop_wait: 4|; s|retry_timeout: 10|retry_timeout: 4|' \
+         /etc/pgvigil/pgvigil.yml",
     );
     machine.run("systemctl enable --now pgvigil");
 }
@@ -104,7 +105,8 @@ fn upgrade(machine: &Machine) {
     let script = |name: &str, arguments: &str| {
         machine.run(&format!(
             "export DPKG_MAINTSCRIPT_PACKAGE=postgresql-15; \
-             sh -ec 'db_stop() {{ :; }}; set -- {arguments}; . /var/lib/dpkg/info/postgresql-15.{name}'"
+             sh -ec 'db_stop() {{ :; }}; set -- {arguments}; \
+             . /var/lib/dpkg/info/postgresql-15.{name}'"
         ))
     };
     script("prerm", "upgrade 15.99");

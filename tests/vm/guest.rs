@@ -112,8 +112,9 @@ impl Guest {
         Debugger::attach(&self.directory.join("gdb")).hang(self.processors);
     }
 
-    /// What the kernel and systemd wrote to the serial port.
-    fn console(&self) -> String {
+    /// What the kernel and systemd wrote to the serial port; with `LAB_LOGS`, the journal, too: a
+    /// reset takes the last minutes of that from the disk.
+    pub fn console(&self) -> String {
         let bytes = fs::read(self.directory.join("console")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
@@ -130,9 +131,13 @@ fn arguments(hardware: &Hardware<'_>, number: u8, port: &str, directory: &Path) 
     let Hardware { image, payload, processors } = hardware;
     let (image, here, payload) = (image.display(), directory.display(), payload.display());
     let address = Host::Member(number).address();
+    let forward = match std::env::var_os("LAB_LOGS") {
+        Some(_) => " systemd.journald.forward_to_console=1",
+        None => "",
+    };
     let kernel = format!(
         "root=/dev/vda rw fsck.mode=skip console=ttyS0 quiet net.ifnames=0 mitigations=off \
-         systemd.show_status=false systemd.hostname=m{number} vm.address={address}/24"
+         systemd.show_status=false systemd.hostname=m{number} vm.address={address}/24{forward}"
     );
     let accelerator = accelerator(hardware.image);
     let lines = format!(

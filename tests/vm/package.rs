@@ -99,7 +99,9 @@ impl Drop for Server {
             eprintln!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         }
         if let Some(kept) = std::env::var_os("LAB_LOGS").map(PathBuf::from) {
-            fs::write(kept.join("vm-package.log"), log).unwrap_or_else(|e| eprintln!("{e}"));
+            let written = fs::write(kept.join("vm-package.log"), log);
+            let console = fs::write(kept.join("vm-package.console"), self.guest.console());
+            written.and(console).unwrap_or_else(|e| eprintln!("{e}"));
         }
     }
 }

@@ -88,10 +88,11 @@ fn own(v: &View) -> Option<&Keyed<PauseRecord>> {
     v.cluster()?.pause_record.as_ref().filter(|key| key.value.leader == v.name)
 }
 
-/// ... under which a deadline may be suspended. A request to remove it may still be under way, from
-/// the end of a pause before, and be carried out when nobody here can see that; all of them compare
-/// the record's revision. So it is one that was written after the last of these was sent, and by
-/// this agent, since another's requests are not known. A write that comes late leaves a record, too.
+/// ... under which a deadline may be suspended. A request to remove it may still be under way,
+/// from the end of a pause before, and be carried out when nobody here can see that; all of them
+/// compare the record's revision. So it is one that was written after the last of these was sent,
+/// and by this agent, since another's requests are not known. A write that comes late leaves a
+/// record, too.
 fn settled(v: &View) -> Option<&Keyed<PauseRecord>> {
     let floor = v.memory.record_floor?;
     own(v).filter(|key| !key.value.stopped && key.mod_revision > floor)
