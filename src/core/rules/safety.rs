@@ -149,6 +149,13 @@ fn found_primary(v: &View) -> Option<Outcome> {
         return wait("a primary was found running: frozen until the store answers");
     };
     match &cluster.leader {
+        Some(key) if took_over(v, key.mod_revision) => {
+            return Some(
+                Outcome::say(v, "the leader lock is ours: confirming it")
+                    .act(Action::ConfirmOwn)
+                    .wake(Duration::from_millis(300)),
+            );
+        }
         Some(key) if key.name == v.name => {
             return wait("a primary was found running: frozen until its earlier lease has expired");
         }
@@ -190,6 +197,16 @@ fn found_primary(v: &View) -> Option<Outcome> {
             .act(Action::AcquireLeader { sync_revision, record })
             .wake(Duration::from_millis(300)),
     )
+}
+
+/// The key that was taken for the primary that was found carries our living lease, which nobody
+/// else attaches; what its first confirmation lacked, a watchdog device that counts, comes now. Not
+/// a key whose leader has named another one: that one may replace it at any instant.
+fn took_over(v: &View, key_revision: i64) -> bool {
+    let named = v.cluster().and_then(|cluster| cluster.handover.as_ref());
+    v.store.failing_since.is_none()
+        && v.reclaimable().is_some()
+        && named.is_none_or(|note| note.value.leader_mod_revision != key_revision)
 }
 
 fn frozen(v: &View) -> Option<Outcome> {
