@@ -1,6 +1,7 @@
 //! Another member under our name: an operator gave it to two. Both would write one member key, and
 //! a Patroni takes a leader key with its own name for its own. Asked once, by a member that starts
 //! from nothing; safety does not rest on it (a lease belongs to who was granted it, not to a name).
+//! In all it takes 5 s at the most: the supervisor replaces an agent that is silent for 10 s.
 
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use crate::sys::clock;
 /// Without an answer of etcd in this time the member starts unasked, as it starts without etcd.
 const READ_WITHIN: Duration = Duration::from_secs(2);
 
-const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// An agent that we replace, because its supervisor was killed, answers no longer than this.
-const LAST_BREATH: Duration = Duration::from_secs(5);
+/// An agent whose supervisor was killed ends when it sees that; until then it may answer.
+const LAST_BREATH: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The refusal, in Patroni's words; any answer over HTTP counts, as there.

@@ -48,6 +48,8 @@ impl fmt::Debug for Find {
 pub(super) struct Directory {
     current: watch::Sender<Arc<Endpoints>>,
     options: Options,
+    /// An endpoint failed since the last search began.
+    wanted: AtomicBool,
     searching: AtomicBool,
     /// Why the last search found nothing.
     trouble: Mutex<String>,
@@ -60,8 +62,8 @@ impl Directory {
         // What is configured beside a search counts only when that finds nothing.
         let known = if options.find.is_some() { &[][..] } else { &options.endpoints };
         let current = watch::Sender::new(Arc::new(Endpoints::new(&options, known)));
-        let (searching, trouble) = (AtomicBool::new(false), Mutex::default());
-        Ok(Directory { current, options, searching, trouble })
+        let (wanted, searching) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Directory { current, options, wanted, searching, trouble: Mutex::default() })
     }
 
     /// The list and its changes; it may be empty until something is found.
@@ -74,6 +76,10 @@ impl Directory {
         self: &Arc<Self>,
         within: Duration,
     ) -> Result<Arc<Endpoints>, DcsError> {
+        let list = self.current.borrow().clone();
+        if list.len() > 0 {
+            return Ok(list);
+        }
         let mut lists = self.lists();
         let found = timeout(within, async {
             loop {
@@ -94,18 +100,22 @@ impl Directory {
     }
 
     /// An endpoint failed: looks for the list again, beside everything else, one search at a time.
+    /// A failure in the pause after a search leads to the next one.
     pub(super) fn search(self: &Arc<Self>) {
-        let Some(Find(find)) = &self.options.find else { return };
+        let Some(Find(find)) = self.options.find.clone() else { return };
+        self.wanted.store(true, Ordering::Release);
         if self.searching.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (look, turn) = (find(), Turn(self.clone()));
+        let turn = Turn(self.clone());
         tokio::spawn(async move {
-            let found = timeout(SEARCH_WITHIN, look).await;
-            let late = || format!("DNS gave no answer within {} s", SEARCH_WITHIN.as_secs());
-            turn.0.learn(found.unwrap_or_else(|_| Err(late())));
-            let known = turn.0.current.borrow().len() > 0;
-            sleep(if known { PAUSE } else { PAUSE_WITHOUT }).await;
+            while turn.0.wanted.swap(false, Ordering::AcqRel) {
+                let found = timeout(SEARCH_WITHIN, find()).await;
+                let late = || format!("DNS gave no answer within {} s", SEARCH_WITHIN.as_secs());
+                turn.0.learn(found.unwrap_or_else(|_| Err(late())));
+                let known = turn.0.current.borrow().len() > 0;
+                sleep(if known { PAUSE } else { PAUSE_WITHOUT }).await;
+            }
         });
     }
 
@@ -121,10 +131,12 @@ impl Directory {
             }
             Err(why) => (Vec::new(), why),
         };
-        if !trouble.is_empty() {
+        let mut told = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if !trouble.is_empty() && *told != trouble {
             tracing::warn!("etcd's endpoints cannot be looked up: {trouble}");
         }
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *told = trouble;
+        drop(told);
         let before = self.current.borrow().clone();
         let urls = match (urls.is_empty(), before.len()) {
             (false, _) => &urls,
