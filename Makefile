@@ -8,7 +8,7 @@
 # make deb, rpm       packages of this commit, in target/packages
 # make deb-check      a .deb of the program that is there: lintian, its files and scripts
 # make package-check  that, and containers with systemd where it is installed, upgraded under load,
-#                     stopped, removed, a server replaced; rpm-check: an .rpm
+#                     stopped, removed, a server replaced; rpm-check: so an .rpm
 # make deb-repro      the same commit, built in two places, must give the same .deb
 # make mixed          clusters with real Patroni, HAProxy, Prometheus
 # make test-vm-quick  virtual machines that are really reset
@@ -85,10 +85,10 @@ deb-check: setup-package
 package-check: deb-check
 	cargo test --locked --test tests -- --nocapture --test-threads=1 --ignored packaging::server
 
-rpm-check: setup-rpm
+rpm-check: setup-package setup-rpm
 	cargo build --locked --example manual
 	cargo test --locked --test tests -- --nocapture --test-threads=1 --ignored \
-		packaging::built::the_rpm
+		packaging::built::the_rpm packaging::rpm
 
 setup:
 	@packaging/setup.sh

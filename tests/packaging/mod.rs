@@ -3,6 +3,7 @@
 pub mod built;
 mod leftover;
 mod machine;
+mod rpm;
 mod server;
 mod servers;
 mod setup;

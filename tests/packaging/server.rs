@@ -255,8 +255,8 @@ fn removed(machine: &Machine) {
     machine.run("dpkg -r pgvigil");
     assert_eq!(machine.run("ls /usr/bin/pgvigil* 2>/dev/null || true"), "");
     machine.run("dpkg -P pgvigil");
-    for gone in ["/var/lib/pgvigil", "/etc/modprobe.d/pgvigil.conf", "/usr/lib/pgvigil"] {
-        machine.run(&format!("test ! -e {gone}"));
+    for gone in ["var/lib/pgvigil", "usr/lib/pgvigil", "etc/needrestart/conf.d/pgvigil.conf"] {
+        machine.run(&format!("test ! -e /{gone} -a ! -e /etc/modprobe.d/pgvigil.conf"));
     }
     machine.run("test -e /etc/pgvigil/pgvigil.yml -a -e /var/lib/postgresql/shop/PG_VERSION");
 }
