@@ -124,6 +124,8 @@ pub struct Drivers {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     setup: Mutex<(Arc<Setup>, i64, bool)>,
     pub slot_copies: Copies,
+    /// When the first question was sent of the last promises that a deadline was to stand on.
+    pub promised: tokio::sync::Mutex<Option<Boot>>,
     peers: Mutex<Client>,
     jobs: AtomicU32,
     /// The newest callback's job, and the newest `on_reload`'s.
@@ -154,6 +156,7 @@ impl Drivers {
             snapshots,
             refresh: Notify::new(),
             slot_copies: Copies::default(),
+            promised: Default::default(),
             probe_now: Arc::default(),
             setup: Mutex::new((Arc::new(setup), 0, false)),
             jobs: AtomicU32::new(0),

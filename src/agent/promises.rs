@@ -65,7 +65,13 @@ pub async fn keep(d: Arc<Drivers>, mut seeking: watch::Receiver<Option<Arc<Seeki
                 if state.phase == Phase::Leading && now < order.until =>
             {
                 match sent_at.plus(budget.ttl / 3).since(now) {
-                    Duration::ZERO => round(&d, &order, tenure, budget).await,
+                    Duration::ZERO => {
+                        let stands = || {
+                            let now = seeking.borrow();
+                            now.as_ref().is_some_and(|new| new.members == order.members)
+                        };
+                        round(&d, &order, tenure, budget, stands).await
+                    }
                     early => early.min(AGAIN),
                 }
             }
@@ -77,8 +83,15 @@ pub async fn keep(d: Arc<Drivers>, mut seeking: watch::Receiver<Option<Arc<Seeki
     }
 }
 
-/// Asks all of them at once. All deadlines count from before the first question.
-async fn round(d: &Drivers, seeking: &Seeking, tenure: Tenure, budget: Budget) -> Duration {
+/// Asks all of them at once. All deadlines count from before the first question. `stands`: they
+/// still are all who could lead.
+async fn round(
+    d: &Drivers,
+    seeking: &Seeking,
+    tenure: Tenure,
+    budget: Budget,
+    stands: impl Fn() -> bool,
+) -> Duration {
     let asked_at = clock::boot();
     let within = (budget.ttl / 10).clamp(Duration::from_millis(500), Duration::from_secs(2));
     let plea = plea(d, budget.ttl);
@@ -101,9 +114,12 @@ async fn round(d: &Drivers, seeking: &Seeking, tenure: Tenure, budget: Budget) -
     // The loop learns first: a state of the supervisor that counts from here must not look like
     // one that counts from the store's word.
     let _ = d.events.send(Event::Promises { asked_at, missing }).await;
-    if !complete {
+    // Whoever writes `/failsafe` has taken that back before, and then looks here.
+    let mut promised = d.promised.lock().await;
+    if !complete || !stands() {
         return AGAIN;
     }
+    *promised = Some(asked_at);
     match d.supervisor.order(Order::Extend { tenure, sent_at: asked_at }).await {
         Ok(_) => Duration::ZERO,
         Err(error) => {

@@ -41,6 +41,12 @@ async fn write_failsafe(
     members: Option<&BTreeMap<String, String>>,
     facts: &mut Vec<Fact>,
 ) -> Result<(), ActionError> {
+    // A deadline that stands on promises stands on those of the members that are named.
+    let (promised, sent_at) = (*d.promised.lock().await, d.supervisor.state().sent_at);
+    if promised >= sent_at {
+        let text = "the deadline stands on promises of those that are named now".to_owned();
+        return Err(ActionError::Precondition(text));
+    }
     let mut compares = under(tenure).to_vec();
     compares.push(at_revision(Key::Failsafe, revision));
     let write = match members {

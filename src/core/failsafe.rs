@@ -9,8 +9,10 @@
 //!    transaction compares that key's revision, so that no list that was changed meanwhile counts.
 //! 2. Who changes `/failsafe`? Only the leader, under its tenure, comparing the revision that it
 //!    replaces. It asks for promises only while the store's last word on the key is its *own* last
-//!    write, whose answer it saw (`Known::settled`): then no write of ours is under way any more
-//!    that could name somebody who was not asked. A new agent writes the key again before that.
+//!    write, whose answer it saw, and it has ordered no other since ([`settled`]): then no write of
+//!    ours is under way that could name somebody who was not asked. A new agent writes the key
+//!    again before that. While a deadline stands on promises nothing is written, so that nobody is
+//!    named who gave none; the driver sees to it for those that came in this instant.
 //! 3. Every member that is named promised, after s, not to campaign for at least T of its own
 //!    CLOCK_BOOTTIME, and is no candidate now ([`promise`]). Clocks that differ by less than rho
 //!    make that T(1-rho) of ours: the very E of the budget, so that the deadline s + T1 holds as
@@ -69,6 +71,12 @@ fn roster(cluster: &Cluster) -> BTreeMap<String, String> {
     named.map(|m| (m.name.clone(), m.api_url.clone())).collect()
 }
 
+/// The key of this revision is what our last write made of it: one before it compared a revision
+/// that is gone.
+fn settled(v: &View, revision: i64) -> bool {
+    v.store.failsafe.settled == Some(revision) && v.memory.failsafe_wrote != Some(revision)
+}
+
 /// The write that brings `/failsafe` up to date; `None`: it is. For the leader.
 pub fn write(v: &View) -> Option<(Action, &'static str)> {
     let tenure = v.guard.tenure.filter(|_| v.holds_key())?;
@@ -83,7 +91,7 @@ pub fn write(v: &View) -> Option<(Action, &'static str)> {
     }
     let members = roster(cluster);
     let same = key.is_some_and(|key| key.value == members);
-    if !members.contains_key(&v.name) || same && v.store.failsafe.settled == Some(revision) {
+    if !members.contains_key(&v.name) || same && settled(v, revision) {
         return None;
     }
     let action = Action::WriteFailsafe { tenure, revision, members: Some(members) };
@@ -96,8 +104,7 @@ pub fn whom_to_ask(v: &View) -> Option<BTreeMap<String, String>> {
     v.guard.tenure.filter(|t| v.guard.burned != Some(*t))?;
     let cluster = v.cluster()?;
     let key = cluster.failsafe.as_ref()?;
-    let settled = v.store.failsafe.settled == Some(key.mod_revision);
-    let ours = settled && key.value.contains_key(&v.name);
+    let ours = settled(v, key.mod_revision) && key.value.contains_key(&v.name);
     let trusted = v.store.doubt.is_none() && !cluster.has_patroni();
     let leads = v.guard.phase == Phase::Leading && v.settings.ttl <= PROMISE_MAX;
     (v.settings.failsafe_mode && ours && trusted && leads).then(|| {

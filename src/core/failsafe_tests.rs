@@ -66,6 +66,12 @@ fn the_leader_keeps_the_key_up_to_date() {
     let mut new = safe();
     new.store.failsafe.settled = None;
     assert_eq!((decide(&new).rule, decide(&new).actions), ("leader.failsafe_key", wanted.clone()));
+    // So does this one, if what it wrote last may be under way still, though it is right now.
+    let mut late = safe();
+    late.memory.failsafe_wrote = Some(WRITTEN);
+    assert_eq!(decide(&late).actions, wanted);
+    late.memory.failsafe_wrote = Some(WRITTEN - 1);
+    assert_eq!(decide(&late).rule, "leader.steady");
     let foreign = edited(&safe(), |c| c.failsafe.as_mut().unwrap().mod_revision += 1);
     assert_eq!(decide(&foreign).actions, [write(WRITTEN + 1, Some(members.clone()))]);
     let absent = edited(&safe(), |c| c.failsafe = None);
@@ -93,8 +99,9 @@ fn restored() -> Doubt {
 fn promises_are_sought_only_where_they_prove_something() {
     let asked: Vec<String> = whom_to_ask(&safe()).unwrap().into_keys().collect();
     assert_eq!(asked, ["beta", "gamma"]);
-    let doubts: [(&str, Change); 9] = [
+    let doubts: [(&str, Change); 10] = [
         ("the mode is off", |v| v.settings.failsafe_mode = false),
+        ("another write may be under way", |v| v.memory.failsafe_wrote = Some(WRITTEN)),
         ("our write may be under way", |v| v.store.failsafe.settled = None),
         ("somebody else wrote it", |v| v.store.failsafe.settled = Some(WRITTEN - 1)),
         ("the store is not believed", |v| v.store.doubt = Some(restored())),

@@ -246,6 +246,8 @@ pub struct Memory {
     pub cancelled: u64,
     /// The revision of `/sync` that our last write of it compared.
     pub sync_wrote: Option<i64>,
+    /// The revision of `/failsafe` that our last write of it compared.
+    pub failsafe_wrote: Option<i64>,
     /// When the postmaster was last told to stop at once.
     pub quit_at: Option<Boot>,
     /// The leader's member key (mod_revision) for which this standby was woken last.

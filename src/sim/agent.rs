@@ -399,7 +399,8 @@ fn look(ctx: &Ctx) {
         let news = a.rule != decision.rule || a.why != decision.why;
         a.rule = decision.rule;
         a.why.clone_from(&decision.why);
-        a.memory = decision.memory;
+        a.memory = decision.memory.clone();
+        view.memory = decision.memory;
         a.wake_at = now.plus(decision.wake_after);
         if news {
             let code = decision.rule.bytes().fold(7, |h: u64, b| h * 31 % 65_521 + u64::from(b));

@@ -60,10 +60,10 @@ async fn round(ctx: &Ctx, members: Vec<String>, tenure: Tenure, budget: Budget) 
     let within = (budget.ttl / 10).clamp(AGAIN, AGAIN * 4);
     let end = ctx.sim.now() + within.as_nanos() as u64;
     let mut asked = Vec::new();
-    for name in members {
+    for name in &members {
         let slot = Slot::default();
-        ctx.with(|w| w.plead(ctx.m, &name, budget.ttl, slot.clone()));
-        asked.push((name, slot));
+        ctx.with(|w| w.plead(ctx.m, name, budget.ttl, slot.clone()));
+        asked.push((name.clone(), slot));
     }
     let mut missing = Vec::new();
     for (name, slot) in asked {
@@ -72,8 +72,9 @@ async fn round(ctx: &Ctx, members: Vec<String>, tenure: Tenure, budget: Budget) 
             missing.push(name);
         }
     }
-    let complete = missing.is_empty();
+    let mut complete = missing.is_empty();
     let bell = ctx.agent(|a| {
+        complete &= a.seeking.as_ref().is_some_and(|seeking| seeking.members == members);
         a.store.failsafe.missing = missing;
         if complete {
             a.store.failsafe.promised_at = Some(asked_at);

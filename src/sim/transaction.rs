@@ -133,6 +133,11 @@ async fn write_failsafe(
     members: Option<BTreeMap<String, String>>,
 ) -> Done {
     let there = members.is_some();
+    let lease = ctx.with(|w| w.members[ctx.m].supervisor.as_ref()?.shown.lease());
+    let sent_at = lease.map(|lease| lease.sent_at);
+    if ctx.agent(|a| a.store.failsafe.promised_at) >= sent_at {
+        return Err(Failed::Precondition("the deadline stands on promises"));
+    }
     let compares = vec![under(tenure), Compare::FailsafeRevision(revision)];
     let request = Request::Transaction { compares, writes: vec![Write::Failsafe(members)] };
     if let Answer::Done { succeeded: true, revision } =

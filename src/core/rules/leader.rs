@@ -404,7 +404,9 @@ fn promised(v: &View) -> Option<Outcome> {
 
 fn failsafe_key(v: &View) -> Option<Outcome> {
     let (action, why) = failsafe::write(v).filter(|_| running(v))?;
-    Some(Outcome::say(v, why).act(action).wake(QUICK))
+    let compared = v.cluster()?.failsafe.as_ref().map_or(0, |key| key.mod_revision);
+    let out = Outcome::say(v, why).act(action).wake(QUICK);
+    Some(out.remember(|m| m.failsafe_wrote = Some(compared)))
 }
 
 fn switchover(v: &View) -> Option<Outcome> {
