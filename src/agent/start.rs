@@ -216,6 +216,11 @@ async fn prepare(
     if let Some(ttl) = known.ttl().filter(|_| configured.is_none()) {
         supervisor.order(Order::Retune { ttl }).await.map_err(|e| refuse(&e))?;
     }
+    // This agent has read the configuration; systemd waits for what the one before did not tell.
+    if state.reloads > 0 {
+        let reload = state.reloads;
+        supervisor.order(Order::Reloaded { reload }).await.map_err(|e| refuse(&e))?;
+    }
     let leases = Leases::new(dcs.clone(), supervisor.clone(), known, told, events.clone());
     let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let stay_down = setup.local.vigil.watchdog.stay_down;
