@@ -147,6 +147,7 @@ impl World {
         };
         let alive = member.server.as_ref().filter(|s| !s.orphaned).map(|s| s.pid);
         let permitted = guard.permitted();
+        member.page = member.page.filter(|_| guard.deadline().is_some());
         let Some(s) = &mut member.supervisor else { return };
         s.guard = guard;
         s.capsule = record.capsule;

@@ -103,7 +103,8 @@ impl Supervisor {
         let saved = memory.read();
         self.member = Some(Member { descent, rho_ppm, lock, memory });
         let restored = saved.is_some_and(|saved| self.restore(&saved));
-        if !restored {
+        // Taken back by a supervisor that died before it told the sentinel; or of one we know not.
+        if !restored || self.guard.deadline().is_none() {
             self.publish_deadline(None, Boot(0));
         }
         if self.sentinel.is_none() {

@@ -253,6 +253,30 @@ fn a_record_that_cannot_be_read_is_as_none() {
     until("one sentinel", || (rig.pids("sentinel").len() == 1).then_some(()));
 }
 
+/// Else the sentinel would freeze a paused primary, and kill it.
+#[test]
+fn a_deadline_that_was_taken_back_does_not_outlive_a_crash() {
+    let Some(mut rig) = Rig::new("taken-back", true) else { return };
+    let mut link = rig.configured(30, 30);
+    link.lead();
+    link.ok(Order::StartPrimary(rig.postmaster("while :; do sleep 0.1; done")));
+    rig.wait_for_postmaster(&link);
+    link.ok(Order::Pause { tenure: tenure(1), revision: 1 });
+    rig.signal(libc::SIGKILL);
+    rig.exit_code();
+    // As if it had died before it told the sentinel: the second word is the deadline.
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).write(true).open(rig.memory()).unwrap();
+    let ahead = clock::boot().plus(Duration::from_secs(60)).0.to_le_bytes();
+    std::os::unix::fs::FileExt::write_all_at(&file, &ahead, 8).unwrap();
+    rig.restart();
+    let link = rig.configured(30, 30);
+    assert_eq!(link.state.phase, Phase::Paused);
+    let mut word = [1; 8];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut word, 8).unwrap();
+    assert_eq!(word, [0; 8]);
+}
+
 #[test]
 fn a_replaced_program_keeps_everything() {
     let Some(mut rig) = Rig::new("replace", true) else { return };
