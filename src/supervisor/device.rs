@@ -280,7 +280,7 @@ impl Supervisor {
     fn device_counted(&mut self, timeout_s: u32, at: Boot) {
         let state = &mut self.dog.state;
         let left = state.timeout.saturating_sub(at.since(self.dog.pinged_at));
-        if self.guard.device() == Phase::On {
+        if self.guard.device() == Phase::On && !state.timeout.is_zero() {
             state.margin_min = Some(state.margin_min.map_or(left, |least| least.min(left)));
         }
         state.timeout = Duration::from_secs(timeout_s.into());
