@@ -49,7 +49,7 @@ const JOURNEY: &[Step] = &[
     step(0, Pgvigil, "three pgvigil", nothing),
     step(2, Pgvigil, "failover from pgvigil to Patroni", lost),
     step(3, Patroni, "three Patroni again", nothing),
-    step(3, Patroni, "three Patroni, taken over in a pause", taken_over_in_a_pause),
+    step(3, Patroni, "replicas taken over in a pause", taken_over_in_a_pause),
 ];
 
 #[test]
@@ -242,14 +242,16 @@ fn agents_restarted(lab: &mut Lab) {
     assert_untouched(lab, leader, before[usize::from(leader) - 1], from);
 }
 
-/// Each Patroni is stopped in a pause, in which PostgreSQL goes on, and a pgvigil adopts it.
+/// Each Patroni but the leader is stopped in a pause, in which PostgreSQL goes on, and a pgvigil
+/// adopts it. Not the leader: no lease of ours covers its primary, and outside of our control group
+/// (nobody here is root, to take it in) it cannot be frozen until Patroni's ends, but is killed.
 fn taken_over_in_a_pause(lab: &mut Lab) {
     let leader = leader(lab);
     let from = lab.writer().now();
     let before: Vec<_> = lab.numbers().map(|n| lab.member(n).postmaster()).collect();
     let said = lab.ctl(Patroni, &["pause", "--wait"]);
     assert!(succeeded(&said, "cluster management is paused"), "{said:?}");
-    for number in lab.numbers() {
+    for number in lab.numbers().filter(|&number| number != leader) {
         let status = lab.member(number).stop(SOON);
         assert!(status.success(), "m{number}: {status}");
         assert_eq!(lab.member(number).postmaster(), before[usize::from(number) - 1]);
