@@ -276,6 +276,9 @@ fn optime(etcd: &Etcd) -> [(&'static str, String); 2] {
 
 #[test]
 fn dns() {
+    if !Path::new("/etc/resolv.conf").exists() {
+        return println!("twins: dns: SKIPPED, there is no /etc/resolv.conf to put another over");
+    }
     // Where DNS is: only root has that port, and may give a program another /etc/resolv.conf.
     let server = match NameServer::start_at(SocketAddr::from(([127, 77, 0, 53], 53))) {
         Ok(server) => server,
