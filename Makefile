@@ -1,8 +1,8 @@
 # make setup          install what is missing, from the distribution
 # make demo           a cluster of three on loopback, to play with, until Ctrl-C
 # make demo-failover  the same, with faults and a verdict
-# make test           lints, unit tests, parts, a .deb on servers, clusters, virtual machines, clusters
-#                     with Patroni: what CI runs, in less than an hour
+# make test           lints, unit tests, parts, a .deb on servers, clusters, virtual machines: what
+#                     CI runs
 # make bench          write gaps and costs; SUT=patroni measures Patroni, RUNS=n repeats n times
 # make lint, unit, parts, cluster [SCENARIO=name]     pieces of it
 # make sim            ten thousand simulated clusters more than the thousand of make test
@@ -25,7 +25,7 @@ demo: build
 demo-failover: build
 	@packaging/demo.sh failover
 
-test: lint unit parts package-check cluster test-vm-quick mixed
+test: lint unit parts package-check cluster test-vm-quick
 
 lint: setup
 	cargo fmt --all --check

@@ -246,9 +246,12 @@ fn agents_restarted(lab: &mut Lab) {
 /// adopts it. Not the leader: no lease of ours covers its primary, and outside of our control group
 /// (nobody here is root, to take it in) it cannot be frozen until Patroni's ends, but is killed.
 fn taken_over_in_a_pause(lab: &mut Lab) {
-    let leader = leader(lab);
-    let from = lab.writer().now();
-    let before: Vec<_> = lab.numbers().map(|n| lab.member(n).postmaster()).collect();
+    // The last one that changed its product may still be about to be rewound.
+    lab.wait_healthy("three Patroni", SOON);
+    let (leader, from) = (leader(lab), lab.writer().now());
+    let before: Vec<_> = wait_until("three postmasters", SOON, || {
+        lab.numbers().map(|n| lab.member(n).postmaster().map(Some)).collect()
+    });
     let said = lab.ctl(Patroni, &["pause", "--wait"]);
     assert!(succeeded(&said, "cluster management is paused"), "{said:?}");
     for number in lab.numbers().filter(|&number| number != leader) {

@@ -19,7 +19,7 @@ use crate::lab::Product::{self, Patroni, Pgvigil};
 use crate::lab::process::{lives, signal};
 use crate::lab::pypi;
 use crate::lab::wait::wait_until;
-use crate::rig::{Member, Rig, as_postgres};
+use crate::rig::{Member, Rig, as_postgres, bin_dir};
 
 const SOON: Duration = Duration::from_secs(90);
 /// A leader that a signal ends, ends within this.
@@ -158,6 +158,8 @@ impl Files {
 fn answer(command: &mut Command, whole: bool) -> String {
     // No server of this machine is found by accident.
     command.env("PGHOST", "127.0.0.1").env("PGPORT", "1").env("PGPASSWORD", "x");
+    // Patroni's sample asks `postgres` for its version.
+    command.env("PATH", format!("{}:/usr/bin:/bin", bin_dir()));
     let output = command.stdin(Stdio::null()).output().expect("a program");
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     let out = match whole || out.lines().count() == 1 {

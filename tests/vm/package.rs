@@ -254,7 +254,7 @@ fn adopted(server: &Server) {
     server.run(&format!("systemctl stop {UNIT}"));
     server.run(&format!(
         "systemd-run --unit=other -p User=postgres -p KillMode=none -p Type=exec \
-         /usr/lib/postgresql/15/bin/postgres -D {DATA}",
+         /usr/lib/postgresql/15/bin/postgres -D {DATA} -c listen_addresses='*'",
     ));
     wait_until("PostgreSQL of another unit", PATIENCE, || {
         let ready = format!("grep -q ready {DATA}/postmaster.pid");
