@@ -317,7 +317,7 @@ fn reset(server: &mut Server) {
     println!("package: reset, {} s", server.begun.elapsed().as_secs());
     server
         .wait("a boot without etcd", &format!("journalctl -b -u {UNIT} | grep 'waiting on etcd'"));
-    assert_eq!(server.run("pgrep -fc 'postgres: .*walwriter' || true"), "0", "no primary");
+    assert_eq!(server.run("pgrep -fc '[p]ostgres: .*walwriter' || true"), "0", "no primary");
     server.lab.start_etcd(1);
     server.primary("etcd is back");
     server.lab.wait_written();
