@@ -1,7 +1,7 @@
 //! Another member under our name: an operator gave it to two. Both would write one member key, and
 //! a Patroni takes a leader key with its own name for its own. Asked once, by a member that starts
 //! from nothing; safety does not rest on it (a lease belongs to who was granted it, not to a name).
-//! In all it takes 5 s at the most: the supervisor replaces an agent that is silent for 10 s.
+//! In all it takes 6 s at the most: the supervisor replaces an agent that is silent for 10 s.
 
 use std::time::Duration;
 

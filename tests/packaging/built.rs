@@ -30,13 +30,22 @@ const FILES: [&str; 17] = [
     "/usr/share/doc/pgvigil/examples/pgvigil.yml",
 ];
 
+/// Of [`make_versions`], the older one first.
+pub const VERSIONS: [&str; 2] = ["0.1.0-1", "0.1.1-1"];
+
 /// Makes a package in `directory`; its file.
 pub fn make(kind: &str, directory: &Path) -> PathBuf {
     make_version(kind, directory, None)
 }
 
-/// ... that says that it is of another version.
-pub fn make_version(kind: &str, directory: &Path, version: Option<&str>) -> PathBuf {
+/// An older package and a newer one of the same program, in `directory`.
+pub fn make_versions(kind: &str, directory: &Path) {
+    for version in VERSIONS {
+        make_version(kind, directory, Some(version));
+    }
+}
+
+fn make_version(kind: &str, directory: &Path, version: Option<&str>) -> PathBuf {
     let root = env!("CARGO_MANIFEST_DIR");
     let manual = Path::new(PROGRAM).with_file_name("examples").join("manual");
     assert!(manual.exists(), "cargo build --example manual");

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::built;
+use super::built::{self, VERSIONS};
 use super::machine::Machine;
 
-const VERSIONS: [&str; 2] = ["0.1.0-1", "0.1.1-1"];
 const SOON: Duration = Duration::from_secs(60);
 const PRIMARY: &str = "curl -sf http://127.0.0.1:8008/primary";
 const MAIN: &str = "systemctl show --value -p MainPID pgvigil";
@@ -14,11 +13,7 @@ const POSTMASTER: &str = "head -n 1 /var/lib/postgresql/15/main/postmaster.pid";
 #[test]
 #[ignore = "make rpm-check"]
 fn a_server_lives_with_the_rpm() {
-    let machine = Machine::boot("db1", |payload| {
-        for version in VERSIONS {
-            built::make_version("rpm", payload, Some(version));
-        }
-    });
+    let machine = Machine::boot("db1", |payload| built::make_versions("rpm", payload));
     let machine = match machine {
         Ok(machine) => machine,
         Err(why) => return println!("a server with the rpm: SKIPPED, {why}"),

@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use super::built;
+use super::built::{self, VERSIONS};
 use super::machine::Machine;
 use crate::docs::read;
 
-/// An older package and a newer one of the same program.
-const VERSIONS: [&str; 2] = ["0.1.0-1", "0.1.1-1"];
 const SOON: Duration = Duration::from_secs(60);
 const PRIMARY: &str = "curl -sf http://127.0.0.1:8008/primary";
 const POSTMASTER: &str = "head -n 1 /var/lib/postgresql/shop/postmaster.pid";
@@ -24,11 +22,7 @@ type Part = (&'static str, fn(&Machine));
 #[test]
 #[ignore = "make package-check"]
 fn a_server_lives_with_the_deb() {
-    let machine = Machine::boot("db1", |payload| {
-        for version in VERSIONS {
-            built::make_version("deb", payload, Some(version));
-        }
-    });
+    let machine = Machine::boot("db1", |payload| built::make_versions("deb", payload));
     let machine = match machine {
         Ok(machine) => machine,
         Err(why) => return println!("a server with systemd: SKIPPED, {why}"),

@@ -44,6 +44,11 @@ fn programs(rig: &Rig) -> Option<[(Product, Vec<String>); 2]> {
     Some([(Patroni, patroni), (Pgvigil, vec![named])])
 }
 
+/// The one of this product.
+fn program(rig: &Rig, product: Product) -> Option<Vec<String>> {
+    programs(rig)?.into_iter().find_map(|(which, program)| (which == product).then_some(program))
+}
+
 #[test]
 fn command_lines() {
     let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
@@ -185,8 +190,7 @@ fn signals_and_refusals() {
     for product in [Patroni, Pgvigil] {
         let etcd = Etcd::start(1);
         let rig = Rig::new(etcd.urls());
-        let Some(programs) = programs(&rig) else { return };
-        let program = programs.into_iter().find(|(which, _)| *which == product).expect("it").1;
+        let Some(program) = program(&rig, product) else { return };
         let mut member = rig.member_of("m", &program);
         member.write(&member.config());
         for wanted in [
@@ -290,8 +294,7 @@ fn dns() {
     for product in [Patroni, Pgvigil] {
         let etcd = Etcd::start(1);
         let rig = Rig::new(etcd.urls());
-        let Some(programs) = programs(&rig) else { return };
-        let program = programs.into_iter().find(|(which, _)| *which == product).expect("it").1;
+        let Some(program) = program(&rig, product) else { return };
         let mut member = rig.member_of("m", &program);
         member.ask_dns(server.address.ip());
         // The last of all services: whoever finds it has asked for the others before.

@@ -12,14 +12,12 @@ use super::{PATIENCE, cluster, impossible, settings};
 use crate::lab::net::Host;
 use crate::lab::wait::wait_until;
 use crate::lab::{Lab, Settings, config};
-use crate::packaging::built;
+use crate::packaging::built::{self, VERSIONS};
 
 const UNIT: &str = "pgvigil.service";
 const DATA: &str = "/data/pgvigil/data";
 /// Another cluster's member, with other ports.
 const SECOND: &str = "pgvigil@second.service";
-/// An older package and a newer one of the same program.
-const VERSIONS: [&str; 2] = ["0.1.0-1", "0.1.1-1"];
 
 struct Server {
     guest: Guest,
@@ -112,9 +110,7 @@ fn payload(lab: &Lab) -> PathBuf {
     let packages = root.join("root");
     fs::create_dir_all(root.join("etc/pgvigil")).expect("a directory");
     fs::create_dir_all(&packages).expect("a directory");
-    for version in VERSIONS {
-        built::make_version("deb", &packages, Some(version));
-    }
+    built::make_versions("deb", &packages);
     let member = |directory: &str| {
         let text = config::render(&lab.settings, 1, Path::new(directory));
         let text = text.replace("scram-sha-256", "trust");
