@@ -250,8 +250,8 @@ impl Member {
                 self.decide(Event::DeviceArmed { at: now }, now);
             }
             Effect::Ping { proof, .. } => {
-                let g = self.guard.budget().expect("configured").g;
-                if proof.is_some_and(|sent_at| now.since(sent_at) > g) {
+                let age = self.guard.budget().expect("configured").proof();
+                if proof.is_some_and(|sent_at| now.since(sent_at) > age) {
                     self.decide(Event::Pinged { at: None }, now);
                 } else {
                     self.steps.push_front(Step::Ping);

@@ -11,7 +11,7 @@ pub struct Budget {
     pub exclusive: Duration,
     /// T1: the software deadline. The postgres group is frozen then.
     pub t1: Duration,
-    /// G: greatest age of a confirmation that permits a promotion, a thaw or a ping.
+    /// G: greatest age of a confirmation that permits a promotion or a thaw.
     pub g: Duration,
     /// K: how often the agent renews.
     pub k: Duration,
@@ -211,6 +211,14 @@ impl Budget {
         self.g + ALLOWANCE < self.t1
             && self.t1 + SENTINEL + FENCE <= self.exclusive
             && self.watch.is_none_or(|w| self.g + ALLOWANCE + w.reset <= self.exclusive)
+    }
+
+    /// Greatest age of a confirmation that gives a ping: its deadline has not passed, and the
+    /// machine stands still before E if the ping comes d after the look at that age. Never less
+    /// than G, and in grade A that is T1: a store that takes seconds to answer costs no reset.
+    pub fn proof(&self) -> Duration {
+        let reset = self.watch.map_or(Duration::ZERO, |watch| watch.reset);
+        self.exclusive.saturating_sub(reset + ALLOWANCE).min(self.t1)
     }
 
     /// Which grade the device's timeout reaches.

@@ -135,6 +135,7 @@ impl World {
         self.say(Some(m), || "the supervisor has replaced itself".to_owned(), 6003);
         self.kill_agent(m, true);
         self.resume_guard(m, gone);
+        self.take_device_over(m);
     }
 
     /// systemd starts the unit again after a crash: the record tells what there was.

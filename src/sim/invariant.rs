@@ -19,6 +19,7 @@ pub const INVARIANTS: &[Invariant] = &[
         "deadline",
         "no member accepts writes after its own deadline and what a fence may take",
     ),
+    promise("reset", "no watchdog resets a host whose supervisor runs and can fence"),
     promise("permit", "PostgreSQL is made writable only by who holds the leader key"),
     promise("nothing lost", "no acknowledged synchronous commit is missing on a later leader"),
     promise(

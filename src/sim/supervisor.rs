@@ -97,6 +97,7 @@ impl World {
             return;
         }
         member.supervisor = Some(Supervisor::new(self.now));
+        member.awake_since = self.now;
         match member.record.take() {
             Some(record) => self.take_up_record(m, record),
             None => {
@@ -297,6 +298,7 @@ impl World {
 
     /// The supervisor runs again after a stop: what happened meanwhile is seen now.
     pub fn wake_supervisor(&mut self, m: usize) {
+        self.members[m].awake_since = self.now;
         let Some(s) = &mut self.members[m].supervisor else { return };
         s.frozen = false;
         let undone = std::mem::take(&mut s.undone);

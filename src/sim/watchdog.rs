@@ -1,6 +1,7 @@
 //! The watchdog device and the thread that pings it: `supervisor::device` and `watchdog`. It resets
 //! its host, whatever runs or stands still there.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::core::budget::{Budget, Device, ELECTION, TooTight, Wish};
@@ -14,6 +15,9 @@ use super::world::{Host, World, ms};
 /// One that fires between 50 ms before its timeout and 1 % and 0.1 s after it.
 pub const DEVICE: Device =
     Device { min_s: 1, max_s: 600, factor_ppm: 1_010_000, late: ms(100), early: ms(50) };
+
+/// So long a supervisor that finds a device counting needs, to freeze and to give it a ping.
+const AWAKE: Time = 100_000_000;
 
 /// When somebody has looked at a machine that was reset.
 const LOOKED_WITHIN: Duration = Duration::from_secs(90);
@@ -36,6 +40,8 @@ pub struct Dog {
     pub fires: Option<Time>,
     /// What is programmed while it counts.
     pub timeout: Duration,
+    /// What the petter has to do, and for which supervisor.
+    pub queue: VecDeque<(u64, Effect)>,
 }
 
 impl World {
@@ -50,20 +56,24 @@ impl World {
         Budget::watched(ttl, RHO_PPM, &DEVICE, &wish).or(plain)
     }
 
-    /// One of the guard's effects on the device, carried out by the petter in a moment. It stands
-    /// still when its supervisor does.
+    /// One of the guard's effects on the device, carried out by the petter in a moment, in their
+    /// order. It stands still when its supervisor does.
     pub fn command_device(&mut self, m: usize, effect: Effect) {
         let delay = Duration::from_micros(self.prng.between(50, 900));
-        let pets = self.members[m].supervisor.as_ref().map_or(0, |s| s.number);
-        self.later(delay, move |sim| sim.with(|w| w.pet(m, pets, effect)));
+        let number = self.members[m].supervisor.as_ref().map_or(0, |s| s.number);
+        self.members[m].dog.queue.push_back((number, effect));
+        self.later(delay, move |sim| sim.with(|w| w.pet(m)));
     }
 
-    fn pet(&mut self, m: usize, number: u64, effect: Effect) {
-        let Some(s) = self.members[m].supervisor.as_mut().filter(|s| s.number == number) else {
+    fn pet(&mut self, m: usize) {
+        let member = &mut self.members[m];
+        let stopped = member.supervisor.as_ref().is_some_and(|s| s.frozen);
+        if stopped || member.host == Host::Frozen {
+            return self.later(ms(5), move |sim| sim.with(|w| w.pet(m)));
+        }
+        let Some((number, effect)) = member.dog.queue.pop_front() else { return };
+        if member.supervisor.as_ref().is_none_or(|s| s.number != number) {
             return;
-        };
-        if s.frozen || self.members[m].host != Host::Up {
-            return self.later(ms(5), move |sim| sim.with(|w| w.pet(m, number, effect)));
         }
         let now = self.local(m);
         match effect {
@@ -75,14 +85,16 @@ impl World {
                 let _ = self.decide(m, Event::DeviceArmed { at: now });
             }
             Effect::Ping { proof, timeout } => {
-                let g = self.members[m].supervisor.as_ref().and_then(|s| s.guard.budget());
-                let g = g.map_or(Duration::ZERO, |b| b.g);
-                let old = proof.is_some_and(|sent_at| now.since(sent_at) > g);
-                if !old {
+                let budget = self.members[m].supervisor.as_ref().and_then(|s| s.guard.budget());
+                let age = budget.map_or(Duration::ZERO, |b| b.proof());
+                let old = proof.is_some_and(|sent_at| now.since(sent_at) > age);
+                // A ping does not start what does not count.
+                let given = !old && self.members[m].dog.fires.is_some();
+                if given {
                     self.check_ping(m, proof);
                     self.wind(m, timeout);
                 }
-                let _ = self.decide(m, Event::Pinged { at: (!old).then_some(now) });
+                let _ = self.decide(m, Event::Pinged { at: given.then_some(now) });
             }
             _ => {
                 self.check_disarm(m);
@@ -131,7 +143,7 @@ impl World {
     }
 
     fn reset(&mut self, m: usize) {
-        self.checks.exercise("resets by a watchdog");
+        self.check_reset(m);
         self.say(Some(m), || "the watchdog resets the host".to_owned(), 7000);
         let led = self.members[m].server.as_ref().is_some_and(|s| s.writable());
         self.crash_host(m);
@@ -153,12 +165,13 @@ impl World {
     /// A supervisor starts beside a device that counts, or finds that none does.
     pub fn take_device_over(&mut self, m: usize) {
         let counts = self.members[m].dog.fires.is_some();
+        let timeout = self.members[m].dog.timeout;
         let now = self.local(m);
         let Some(s) = &mut self.members[m].supervisor else { return };
         let expected = s.guard.device() != Counts::Off;
         let unknown = matches!(s.guard.phase(), Phase::Frozen | Phase::Killing);
         match counts {
-            true if expected || unknown => s.guard.device_counts(now),
+            true if expected || unknown => s.guard.device_counts(Some(timeout), now),
             true => self.command_device(m, Effect::DisarmDevice),
             false if expected => {
                 let _ = self.decide(m, Event::DeviceFailed);
@@ -172,13 +185,36 @@ impl World {
         self.checks.exercise("ping");
         let writes = self.members[m].server.as_ref().is_some_and(|s| s.writable() && !s.outside());
         let member = &self.members[m];
-        let fenced = member.page.is_some_and(|(deadline, _)| self.local(m) >= deadline);
+        // One that was under way when a fence was decided is no harm.
+        let under_way = |deadline: Boot| deadline.plus(ms(1));
+        let fenced = member.page.is_some_and(|(at, _)| self.local(m) > under_way(at));
         let wrong = match proof {
             Some(_) => fenced && writes && self.server_moves(m),
             None => writes && self.server_moves(m) && self.phase(m) != Phase::Killing,
         };
         if wrong && self.excused(m).is_none() {
             let what = format!("ping: {} is pinged although its lease is over", member.name);
+            self.checks.violate(self.now, what);
+        }
+    }
+
+    /// Not while a supervisor runs that could freeze what may write, and give it a ping then. What
+    /// neither stands still nor dies is left to the device.
+    fn check_reset(&mut self, m: usize) {
+        self.checks.exercise("reset");
+        let member = &self.members[m];
+        let up = member.host == Host::Up;
+        let runs = member.supervisor.as_ref().is_some_and(|s| !s.frozen && up);
+        let stuck = self.volume_hangs(m)
+            || member.slow_freeze
+            || member.server.as_ref().is_some_and(|s| s.doomed || s.outside());
+        let awake = runs && self.now - member.awake_since > AWAKE;
+        if awake && !stuck && self.excused(m).is_none() {
+            let what = format!(
+                "reset: {} is reset although its supervisor runs, {:?}",
+                member.name,
+                self.phase(m)
+            );
             self.checks.violate(self.now, what);
         }
     }

@@ -92,6 +92,8 @@ pub struct Member {
     pub late_until: Time,
     /// What its volume does not do.
     pub ailing: Option<Illness>,
+    /// Since when its supervisor runs without having stood still.
+    pub awake_since: Time,
 }
 
 pub struct World {
@@ -165,6 +167,7 @@ impl World {
                 slow_freeze: false,
                 late_until: 0,
                 ailing: None,
+                awake_since: 0,
             })
             .collect();
         World {

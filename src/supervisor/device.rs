@@ -40,8 +40,9 @@ struct Held {
     petter: Petter,
     file: OwnedFd,
     timing: budget::Device,
-    /// It counted when we got it.
+    /// It counted when we got it, with this timeout if it told.
     counted: bool,
+    timeout: Option<Duration>,
 }
 
 impl Dog {
@@ -78,7 +79,8 @@ impl Dog {
             self.state.boot_status = held.boot_status;
             self.state.endless = held.device.is_endless();
             let petter = Petter::start(held.device, options).map_err(|error| error.to_string())?;
-            Ok(Held { petter, file: held.file, timing: held.timing, counted: held.counted })
+            let (timing, counted, timeout) = (held.timing, held.counted, held.timeout);
+            Ok(Held { petter, file: held.file, timing, counted, timeout })
         });
         match held {
             Ok(held) => {
@@ -184,10 +186,13 @@ impl Supervisor {
     /// device that counts stands behind what may run, or is stopped.
     pub fn take_device_over(&mut self) {
         let counted = self.dog.held.as_ref().map(|held| held.counted);
+        let timeout = self.dog.held.as_ref().and_then(|held| held.timeout);
         let expected = self.guard.device() != Phase::Off;
         let unknown = matches!(self.guard.phase(), GuardPhase::Frozen | GuardPhase::Killing);
         match counted {
-            Some(true) if expected || unknown => self.guard.device_counts(clock::boot()),
+            Some(true) if expected || unknown => {
+                self.guard.device_counts(timeout, clock::boot());
+            }
             Some(true) => drop(self.dog.send(Command::Disarm)),
             Some(false) | None if expected => {
                 self.log.critical("the watchdog device that covered PostgreSQL is lost");
@@ -217,12 +222,12 @@ impl Supervisor {
 
     /// One of the guard's effects on the device.
     pub fn command_device(&mut self, effect: Effect) {
-        let g = self.guard.budget().map_or(Duration::ZERO, |budget| budget.g);
+        let age = self.guard.budget().map_or(Duration::ZERO, |budget| budget.proof());
         let seconds = |timeout: Duration| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
         let command = match effect {
             Effect::ArmDevice { timeout } => Command::Arm { timeout_s: seconds(timeout) },
             Effect::Ping { proof, timeout } => {
-                Command::Ping { timeout_s: seconds(timeout), proof: proof.map(|at| (at, g)) }
+                Command::Ping { timeout_s: seconds(timeout), proof: proof.map(|at| (at, age)) }
             }
             _ => Command::Disarm,
         };

@@ -81,6 +81,11 @@ impl Device {
         self.card.is_active().unwrap_or(true)
     }
 
+    /// What the driver says of the timeout in force.
+    pub fn told_timeout_s(&mut self) -> Option<u32> {
+        self.card.timeout().ok().flatten().filter(|seconds| *seconds > 0)
+    }
+
     /// Lets it count with this timeout, and makes sure that it does.
     pub fn arm(&mut self, timeout_s: u32) -> Result<(), Failure> {
         self.set_timeout(timeout_s)?;

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::card::{Card, Kernel, Pipe};
 use super::device::Device;
@@ -33,6 +34,8 @@ pub struct Held {
     pub boot_status: Option<u32>,
     /// It counted when we got it: a predecessor's primary may stand behind it.
     pub counted: bool,
+    /// What it said then of its timeout.
+    pub timeout: Option<Duration>,
 }
 
 /// The device that this configuration means. `kept`: the descriptor that a predecessor left.
@@ -83,6 +86,7 @@ fn hold<C: Card + 'static>(
     if !counted {
         device.disarm();
     }
+    let timeout = device.told_timeout_s().map(|s| Duration::from_secs(s.into()));
     let driver = drivers::of(&info.identity);
     Ok(Held {
         boot_status: device.boot_status(),
@@ -93,6 +97,7 @@ fn hold<C: Card + 'static>(
         identity: info.identity,
         node: found.node,
         counted,
+        timeout,
     })
 }
 

@@ -4,9 +4,9 @@
 //! "for the next a·W nobody else may hold the key, or nothing of ours can acknowledge". So there
 //! are two kinds, and no other:
 //!
-//! - *With proof*: one for a confirmation, sent at `s`, while it is younger than G, and only if `s`
-//!   lies after the return of the ping before it (rule R: the base of grade A, see
-//!   [`Grade::A`](crate::core::budget::Grade)).
+//! - *With proof*: one for a confirmation, sent at `s`, while it is younger than
+//!   [`Budget::proof`], and only if `s` lies after the return of the ping before it (rule R: the
+//!   base of grade A, see [`Grade::A`](crate::core::budget::Grade)).
 //! - *Without*, by time: while nothing in the group can acknowledge, because nothing in it was
 //!   permitted to, or because it was seen frozen. A permit or a thaw after that needs a renewal
 //!   that was sent after the last of these pings returned: then again p <= s, and a stall at any
@@ -14,6 +14,10 @@
 //!
 //! The pings by time are decided here, in the loop that also decides about permits, never by
 //! whoever carries them out: a loop that hangs gets no pings.
+//!
+//! The freeze comes before the reset: while something may acknowledge, a confirmation that gives no
+//! ping moves no deadline. T1 after the last one that did, PostgreSQL is frozen and pinged by time,
+//! long before the device, which was pinged later than that renewal was sent, fires.
 
 use std::time::Duration;
 
@@ -40,8 +44,8 @@ pub(super) struct Pings {
     pub(super) done: Boot,
     /// The timeout that the device was told; zero: not by us.
     pub(super) timeout: Duration,
-    /// When the last one that the device refused did.
-    pub(super) failed: Boot,
+    /// When the next one without proof is due, if one may be given then.
+    pub(super) due: Boot,
     /// The same of the last one without proof.
     pub(super) unproven: Boot,
     /// One is under way; `Some(true)`: with proof.
@@ -64,11 +68,13 @@ impl Guard {
         self.pings.withheld
     }
 
-    /// A supervisor starts and finds the device counting. When it was pinged nobody knows; that a
-    /// renewal sent from now on comes later is certain.
-    pub fn device_counts(&mut self, now: Boot) {
+    /// A supervisor starts and finds the device counting, with this timeout if that is known. When
+    /// it was pinged nobody knows: that a renewal sent from now on comes later is certain, and a
+    /// ping without proof is due as soon as one may be given.
+    pub fn device_counts(&mut self, timeout: Option<Duration>, now: Boot) {
         self.device = Device::On;
-        self.pings = Pings { done: now, unproven: now, ..Pings::default() };
+        let timeout = timeout.unwrap_or_default();
+        self.pings = Pings { done: now, unproven: now, due: now, timeout, ..Pings::default() };
     }
 
     /// For the budget in force.
@@ -99,7 +105,9 @@ impl Guard {
             self.device = Device::On;
             // The kernel counts from here, as from a ping.
             let Pings { withheld, timeout, .. } = self.pings;
-            self.pings = Pings { done: at, unproven: at, withheld, timeout, ..Pings::default() };
+            let due = at.plus(timeout / 2);
+            self.pings =
+                Pings { done: at, unproven: at, due, withheld, timeout, ..Pings::default() };
         }
     }
 
@@ -114,6 +122,17 @@ impl Guard {
         self.device != Device::On || !pinged
     }
 
+    fn proves(&self, of: &Confirmation, budget: Budget, now: Boot) -> bool {
+        let follows = self.pings.pending.is_none() && of.sent_at >= self.pings.done;
+        follows && now.since(of.sent_at) <= budget.proof()
+    }
+
+    /// No device counts, or this confirmation gives it a ping, or it is pinged without.
+    pub(super) fn covers(&self, of: &Confirmation, budget: Budget, now: Boot) -> bool {
+        let counts = self.device == Device::On && budget.watch.is_some();
+        !counts || !self.may_acknowledge() || self.proves(of, budget, now)
+    }
+
     /// The ping of a confirmation that was accepted now.
     pub(super) fn prove(&mut self, now: Boot, out: &mut Vec<Effect>) {
         let (Some(lease), Some(budget)) = (self.lease, self.budget) else { return };
@@ -125,8 +144,7 @@ impl Guard {
             // The length of the lease, or an operator, has brought a device into play.
             return self.arm_device(out);
         }
-        let follows = self.pings.pending.is_none() && lease.sent_at >= self.pings.done;
-        if self.device == Device::On && follows && now.since(lease.sent_at) <= budget.g {
+        if self.device == Device::On && self.proves(&lease, budget, now) {
             self.ping(Some(lease.sent_at), out);
         } else {
             self.pings.withheld = self.pings.withheld.wrapping_add(1);
@@ -150,24 +168,25 @@ impl Guard {
     /// eighth after one that was refused, so that a device that refuses all of them is not asked
     /// without a pause.
     pub(super) fn ping_due(&self) -> Option<Boot> {
-        let timeout = self.timeout()?;
+        self.timeout()?;
         let harmless = match self.phase {
             Phase::Candidate | Phase::Leading => !self.may_acknowledge(),
             Phase::Frozen => self.group.frozen || self.pings.still || !self.may_acknowledge(),
             _ => false,
         };
-        let due = self.pings.done.plus(timeout / 2).max(self.pings.failed.plus(timeout / 8));
-        (self.device == Device::On && self.pings.pending.is_none() && harmless).then_some(due)
+        let may = self.device == Device::On && self.pings.pending.is_none() && harmless;
+        may.then_some(self.pings.due)
     }
 
     pub(super) fn pinged(&mut self, at: Option<Boot>, now: Boot, out: &mut Vec<Effect>) {
         let Some(proven) = self.pings.pending.take() else { return };
         let Some(at) = at else {
             self.pings.withheld = self.pings.withheld.wrapping_add(u32::from(proven));
-            self.pings.failed = now;
+            self.pings.due = now.plus(self.pings.timeout / 8);
             return;
         };
         self.pings.done = at;
+        self.pings.due = at.plus(self.pings.timeout / 2);
         if !proven {
             self.pings.unproven = at;
         }

@@ -129,7 +129,8 @@ pub enum Effect {
         timeout: Duration,
     },
     /// One ping, which also brings this timeout into force; answered by [`Event::Pinged`]. With a
-    /// `proof`, the instant at which its renewal was sent, not once that is older than G.
+    /// `proof`, the instant at which its renewal was sent, not once that is older than
+    /// [`Budget::proof`].
     Ping {
         proof: Option<Boot>,
         timeout: Duration,

@@ -107,7 +107,7 @@ impl Guard {
             Phase::Candidate | Phase::Leading | Phase::Paused => {}
             // A thaw obeys the rule of a promotion: only on proof younger than G, so that a stall
             // between the proof and the act stays within what the budget allows.
-            Phase::Frozen if !self.is_newest(&new) => {
+            Phase::Frozen if !self.is_newest(&new) || !self.covers(&new, budget, now) => {
                 return refuse("the watchdog device was pinged after this renewal was sent");
             }
             // Found: nobody campaigned for it.
@@ -165,7 +165,9 @@ impl Guard {
         }
         let thaw = self.phase == Phase::Frozen;
         self.phase = Phase::Leading;
-        self.deadline = Some(new.sent_at.plus(budget.t1));
+        if self.covers(&new, budget, now) {
+            self.deadline = Some(new.sent_at.plus(budget.t1));
+        }
         // Armed before the thaw: were we stopped in between, the sentinel has the deadline.
         self.arm(out);
         self.prove(now, out);
