@@ -7,6 +7,7 @@
 //! term proves that it had not been replaced). All deadlines count from `s`. One keepalive is
 //! outstanding at a time: the mutex below.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -38,10 +39,19 @@ pub struct Standing {
     /// Renew no longer than until here.
     pub until: Boot,
     pub ttl: Duration,
-    /// Pause between renewals.
+    /// From one renewal to the next.
     pub cadence: Duration,
     /// All endpoints of the store must fit into this.
     pub within: Duration,
+}
+
+impl Standing {
+    /// After a renewal that took so long: what a slow store has taken is not waited for again, but
+    /// the ping that its answer gave has returned before the next one is sent (rule R of
+    /// `core::guard`).
+    fn pause(&self, taken: Duration) -> Duration {
+        self.cadence.saturating_sub(taken).max(self.cadence / 10)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +76,8 @@ pub struct Leases {
     held: Mutex<Held>,
     events: mpsc::Sender<Event>,
     jitter: std::sync::Mutex<Jitter>,
+    /// The last confirmation was older than G.
+    slow: AtomicBool,
     /// What the supervisor was told of the configuration.
     told: Mutex<Configure>,
 }
@@ -101,8 +113,9 @@ impl Leases {
         told: Configure,
         events: mpsc::Sender<Event>,
     ) -> Arc<Leases> {
-        let (held, jitter) = (Mutex::new(known), std::sync::Mutex::default());
-        Arc::new(Leases { dcs, supervisor, held, events, jitter, told: Mutex::new(told) })
+        let (held, told, jitter) = (Mutex::new(known), Mutex::new(told), Default::default());
+        let slow = AtomicBool::new(false);
+        Arc::new(Leases { dcs, supervisor, held, events, jitter, slow, told })
     }
 
     /// Tells the supervisor what changed in its share of the configuration. With the length of the
@@ -221,8 +234,23 @@ impl Leases {
         let (ttl, next) = (lease.ttl, held.next.map(|next| next.id));
         let confirmation = Confirmation { tenure, cluster_id, raft_term, sent_at, ttl, next };
         self.supervisor.order(Order::Confirm(confirmation)).await?;
+        self.tell_slowness(clock::boot().since(sent_at));
         self.jitter.lock().unwrap_or_else(PoisonError::into_inner).sent(sent_at);
         Ok(())
+    }
+
+    /// Says once when confirmations get too old to permit anything, and when they no longer are.
+    fn tell_slowness(&self, age: Duration) {
+        let g = self.supervisor.state().budget.map_or(Duration::MAX, |budget| budget.g);
+        let slow = age > g;
+        match (self.slow.swap(slow, Ordering::Relaxed), slow) {
+            (false, true) => tracing::warn!(
+                "etcd took {age:.1?} to confirm the leader lease: PostgreSQL goes on, but nothing \
+                 is promoted, started as primary or thawed by an answer that takes more than {g:?}"
+            ),
+            (true, false) => tracing::info!("etcd confirms the leader lease in time again"),
+            _ => {}
+        }
     }
 
     /// Moves the leader key of this tenure to a lease of another length: shrink first, grow last.
@@ -319,6 +347,7 @@ impl Leases {
     }
 
     async fn round(&self, standing: &Standing) -> Duration {
+        let begun = clock::boot();
         let state = self.supervisor.state();
         let tenure = state.tenure.filter(|t| state.burned != Some(*t));
         let result = match tenure {
@@ -329,7 +358,7 @@ impl Leases {
             }
         };
         match result {
-            Ok(()) => standing.cadence,
+            Ok(()) => standing.pause(clock::boot().since(begun)),
             Err(LeaseError::TermChanged) => Duration::ZERO,
             Err(LeaseError::NotOurs) => {
                 let message_id = events::LEASE_UNCONFIRMED;

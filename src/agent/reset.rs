@@ -69,7 +69,10 @@ fn tell(before: &Device, now: &Device) {
     let (identity, seconds) = (&now.identity, now.timeout.as_secs());
     if now.armed && !before.armed {
         let message_id = events::WATCHDOG_ARMED;
-        tracing::info!(message_id, "the watchdog device counts: {identity}, {seconds} s");
+        match seconds {
+            0 => tracing::info!(message_id, "the watchdog device counts on: {identity}"),
+            _ => tracing::info!(message_id, "the watchdog device counts: {identity}, {seconds} s"),
+        }
     } else if before.armed && !now.armed {
         let message_id = events::WATCHDOG_STOPPED;
         tracing::info!(message_id, "the watchdog device is stopped: {identity}");

@@ -395,17 +395,14 @@ impl Turn {
         self.seek_promises(decision, &self.world.view(clock::boot(), clock::wall()));
         let settings = &self.world.settings;
         let second = Duration::from_secs(1);
-        let leads = matches!(
-            self.world.link.phase,
-            Phase::Candidate | Phase::Leading | Phase::Frozen | Phase::Paused
-        );
+        let link = &self.world.link;
+        let leads =
+            matches!(link.phase, Phase::Candidate | Phase::Leading | Phase::Frozen | Phase::Paused);
         // While ttl changes the lease that is renewed still has the old length.
         let held = self.world.lease().map_or(settings.ttl, |lease| lease.ttl.min(settings.ttl));
-        let cadence = if leads {
-            (held / 10).clamp(Duration::from_millis(200), second * 3)
-        } else {
-            settings.loop_wait.min(held / 3)
-        };
+        // Two renewals must fit before the deadline in force, which a watchdog device shortens.
+        let needed = link.budget.filter(|_| leads).map(|budget| budget.k);
+        let cadence = needed.unwrap_or(settings.loop_wait.min(held / 3));
         let standing = Standing {
             until: decision.renew_until,
             ttl: settings.ttl,

@@ -434,6 +434,7 @@ impl World {
     /// The lease is renewed only as long as decisions are made.
     fn stand(&mut self, m: usize, until: Boot) {
         let phase = self.shown_phase(m);
+        let budget = self.members[m].supervisor.as_ref().and_then(|s| s.shown.budget());
         let Some(a) = self.members[m].agent.as_mut() else { return };
         let (ttl, loop_wait) = (a.settings.ttl, a.settings.loop_wait);
         // While ttl changes the lease that is renewed still has the old length.
@@ -442,8 +443,8 @@ impl World {
         let leads =
             matches!(phase, Phase::Candidate | Phase::Leading | Phase::Frozen | Phase::Paused);
         let second = Duration::from_secs(1);
-        let cadence =
-            if leads { (held / 10).clamp(ms(200), second * 3) } else { loop_wait.min(held / 3) };
+        let needed = budget.filter(|_| leads).map(|budget| budget.k);
+        let cadence = needed.unwrap_or(loop_wait.min(held / 3));
         let within = retry_timeout.min(held / 3).max(second);
         if a.store.cluster.is_some() {
             let first = a.standing.is_none();

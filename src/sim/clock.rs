@@ -12,13 +12,15 @@ pub struct Clock {
     base: u64,
     /// How much faster than true time it runs, in parts per million.
     rate_ppm: i64,
+    /// The same while nothing is wrong with it.
+    own_ppm: i64,
     /// How far the wall clock is off, in microseconds.
     pub wall_off_us: i64,
 }
 
 impl Clock {
     pub fn new(base: u64, rate_ppm: i64) -> Clock {
-        Clock { since: 0, base, rate_ppm, wall_off_us: 0 }
+        Clock { since: 0, base, rate_ppm, own_ppm: rate_ppm, wall_off_us: 0 }
     }
 
     pub fn shows(&self, now: Time) -> Boot {
@@ -37,10 +39,15 @@ impl Clock {
     }
 
     /// From now on it runs at another rate.
-    pub fn set_rate(&mut self, now: Time, rate_ppm: i64) -> i64 {
+    pub fn set_rate(&mut self, now: Time, rate_ppm: i64) {
         self.base = self.shows(now).0;
         self.since = now;
-        std::mem::replace(&mut self.rate_ppm, rate_ppm)
+        self.rate_ppm = rate_ppm;
+    }
+
+    /// At its own rate again, however often it was changed.
+    pub fn run_true(&mut self, now: Time) {
+        self.set_rate(now, self.own_ppm);
     }
 }
 

@@ -410,14 +410,14 @@ impl World {
     /// A clock that is worse than the budget counts on: nothing is promised then.
     pub fn drift(&mut self, m: usize, rate_ppm: i64, length: Duration) {
         let now = self.now;
-        let before = self.members[m].clock.set_rate(now, rate_ppm);
+        self.members[m].clock.set_rate(now, rate_ppm);
         let why = "excused: a clock ran faster or slower than rho permits";
         self.excuse(m, length + LONGEST_TTL + ms(2000), why);
         self.clock_changed(m);
         self.later(length, move |sim| {
             sim.with(|w| {
                 let now = w.now;
-                w.members[m].clock.set_rate(now, before);
+                w.members[m].clock.run_true(now);
                 w.clock_changed(m);
             });
         });

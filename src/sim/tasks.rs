@@ -69,6 +69,7 @@ pub async fn keep(ctx: Ctx) {
             let _ = bell.take(&ctx.sim, ms(500)).await;
             continue;
         };
+        let begun = ctx.local();
         let tenure = ctx.with(|w| {
             let guard = &w.members[ctx.m].supervisor.as_ref()?.shown;
             guard.lease().map(|l| l.tenure).filter(|t| guard.burned() != Some(*t))
@@ -78,7 +79,10 @@ pub async fn keep(ctx: Ctx) {
             None => lease::renew(&ctx, standing.ttl, standing.within).await.map(drop),
         };
         let pause = match result {
-            Ok(()) => standing.cadence,
+            Ok(()) => {
+                let taken = ctx.local().since(begun);
+                standing.cadence.saturating_sub(taken).max(standing.cadence / 10)
+            }
             Err(action::Failed::TermChanged) => ms(1),
             Err(action::Failed::NotOurs) => {
                 let reader = ctx.agent(|a| a.reader.clone());

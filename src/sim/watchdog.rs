@@ -107,7 +107,7 @@ impl World {
     fn device_failed(&mut self, m: usize) {
         let _ = self.decide(m, Event::DeviceFailed);
         // Without it, as `watchdog.mode: automatic` says.
-        let ttl = self.members[m].supervisor.as_ref().and_then(|s| s.guard.budget()).map(|b| b.ttl);
+        let ttl = self.members[m].supervisor.as_ref().and_then(|s| s.guard.shortest_ttl());
         if let Some(Ok(budget)) = ttl.map(|ttl| self.budget(m, ttl)) {
             let _ = self.decide(m, Event::Retune(budget));
         }

@@ -209,7 +209,7 @@ impl Supervisor {
             self.dog.store(&self.notify);
         }
         let again = self.dog.failed || self.guard.budget().is_some_and(|b| b.watch.is_none());
-        if let Some(ttl) = self.guard.budget().map(|budget| budget.ttl).filter(|_| again) {
+        if let Some(ttl) = self.guard.shortest_ttl().filter(|_| again) {
             self.dog.failed = false;
             let budget = self.budget(ttl)?;
             let _ = self.decide(Event::Retune(budget));
@@ -301,9 +301,9 @@ impl Supervisor {
         self.log.critical(&format!("the watchdog device cannot be armed: {why}"));
         let _ = self.decide(Event::DeviceFailed);
         self.dog.failed = true;
-        if let (Some(budget), true) =
-            (self.guard.budget(), self.dog.wish.mode != WatchdogMode::Required)
-            && let Ok(budget) = self.budget(budget.ttl)
+        if let (Some(ttl), true) =
+            (self.guard.shortest_ttl(), self.dog.wish.mode != WatchdogMode::Required)
+            && let Ok(budget) = self.budget(ttl)
         {
             let _ = self.decide(Event::Retune(budget));
         }

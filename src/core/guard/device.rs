@@ -165,8 +165,8 @@ impl Guard {
     }
 
     /// When the next ping without proof is due: half a timeout after the last one of any kind, an
-    /// eighth after one that was refused, so that a device that refuses all of them is not asked
-    /// without a pause.
+    /// eighth after one of them that was refused, so that a device that refuses all of them is not
+    /// asked without a pause.
     pub(super) fn ping_due(&self) -> Option<Boot> {
         self.timeout()?;
         let harmless = match self.phase {
@@ -181,8 +181,10 @@ impl Guard {
     pub(super) fn pinged(&mut self, at: Option<Boot>, now: Boot, out: &mut Vec<Effect>) {
         let Some(proven) = self.pings.pending.take() else { return };
         let Some(at) = at else {
-            self.pings.withheld = self.pings.withheld.wrapping_add(u32::from(proven));
-            self.pings.due = now.plus(self.pings.timeout / 8);
+            match proven {
+                true => self.pings.withheld = self.pings.withheld.wrapping_add(1),
+                false => self.pings.due = now.plus(self.pings.timeout / 8),
+            }
             return;
         };
         self.pings.done = at;

@@ -277,6 +277,24 @@ fn a_shorter_lease_brings_its_timeout_with_the_next_ping() {
     run.is(Phase::Leading, "AAW");
 }
 
+/// The device shortens T1, so that the budget of a shorter lease without it is the larger one, and
+/// waits. What takes its place must fit that lease, or none would ever be confirmed.
+#[test]
+fn a_device_that_fails_while_a_shorter_lease_waits_for_its_confirmation() {
+    let mut run = Run { guard: Guard::new(true), out: vec![] };
+    let plain = |ttl_ms| Budget::new(ms(ttl_ms), 10_000).unwrap();
+    let freeze_max = ms(30_000);
+    run.ok(0, Event::Configure { budget: budget(30_000, Grade::A), freeze_max });
+    run.ok(0, Event::Campaign);
+    run.ok(1, Event::Retune(plain(20_000)));
+    assert_eq!(run.guard.budget().map(|b| b.ttl), Some(ms(30_000)));
+    run.ok(2, Event::DeviceFailed);
+    let ttl = run.guard.shortest_ttl().unwrap();
+    run.ok(2, Event::Retune(plain(ttl.as_millis() as u64)));
+    run.ok(10, proof(1, 5)); // of a lease of 20 s
+    assert_eq!(run.guard.budget(), Some(plain(20_000)));
+}
+
 #[test]
 fn a_supervisor_that_starts_again_counts_from_then() {
     let mut run = primary();

@@ -121,6 +121,12 @@ impl Guard {
         self.budget
     }
 
+    /// The shorter one, of the budget in force and one that waits: of which of both the lease is
+    /// only its confirmation tells.
+    pub fn shortest_ttl(&self) -> Option<Duration> {
+        self.budget.iter().chain(&self.larger).map(|budget| budget.ttl).min()
+    }
+
     pub fn freeze_max(&self) -> Duration {
         self.freeze_max
     }
