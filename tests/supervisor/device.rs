@@ -1,7 +1,7 @@
 //! The watchdog device and the supervisor, with a pipe for a device (`driver: testing`): what it is
 //! told, and when. What it does with that is seen in virtual machines.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgvigil::core::guard::Phase;
 use pgvigil::link::order::{Configure, Order, Watchdog, WatchdogMode};
@@ -94,6 +94,33 @@ fn neither_a_replacement_nor_a_crash_disarms_or_pings() {
     last.see("still armed", |s| s.watchdog.armed && s.phase == Phase::Leading);
     confirmed(&mut last);
     last.see("no freeze", |s| s.counters.freezes == 0 && s.group.populated);
+}
+
+/// When the device was pinged last the new supervisor does not know.
+#[test]
+fn what_a_new_supervisor_freezes_is_pinged_before_the_device_fires() {
+    let Some(mut rig) = Rig::watched("near") else { return };
+    let mut link = rig.configured(5, 30);
+    let stored = rig.stored();
+    leading(&mut rig, &mut link);
+    link.ok(Order::StartPrimary(rig.postmaster("while :; do sleep 0.1; done")));
+    rig.wait_for_postmaster(&link);
+    confirmed(&mut link);
+    let pinged = Instant::now();
+    rig.told();
+    // Shortly before its deadline.
+    std::thread::sleep(Duration::from_secs(3));
+    rig.crash_with(stored);
+    let mut next = rig.configured(5, 30);
+    next.see("frozen", |s| s.phase == Phase::Frozen && s.group.frozen);
+    next.see("a ping", |s| s.watchdog.pings > 0);
+    assert!(pinged.elapsed() < next.state.watchdog.timeout, "{:?}", pinged.elapsed());
+    assert!(rig.told().ends_with('1'));
+    until("thawed", || {
+        let seq = next.send(confirmation(1));
+        next.see("the order's end", |s| s.seq_seen >= seq);
+        (next.state.phase == Phase::Leading && !next.state.group.frozen).then_some(())
+    });
 }
 
 #[test]
