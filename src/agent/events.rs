@@ -50,6 +50,11 @@ pub enum Event {
         pid: i32,
         why: String,
     },
+    /// The postmaster with this pid takes connections, but not where the configuration says.
+    Unreached {
+        pid: i32,
+        why: String,
+    },
     /// The running batch of actions has ended.
     Done {
         facts: Vec<Fact>,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::link::state::State;
+use crate::postgres::pidfile;
 use crate::postgres::session::{Session, SessionError};
 use crate::sys::clock;
 
@@ -71,10 +72,13 @@ async fn ask(
             match &error {
                 // It lives, and there is nothing to report.
                 error if error.is_starting_or_stopping() => return true,
-                SessionError::Unreachable { .. } => {
-                    tracing::debug!("PostgreSQL is not ready: {error}");
-                    return true;
-                }
+                SessionError::Unreachable { .. } => match listening(drivers, pid).await {
+                    Some(there) => Event::Unreached { pid, why: format!("{error}; {there}") },
+                    None => {
+                        tracing::debug!("PostgreSQL is not ready: {error}");
+                        return true;
+                    }
+                },
                 // It lives, and does not serve us: pg_hba.conf, a role, too many clients.
                 error if error.is_answer() => Event::Refused { pid, why: error.to_string() },
                 error => {
@@ -85,6 +89,16 @@ async fn ask(
         }
     };
     events.send(event).await.is_ok()
+}
+
+/// Where the postmaster itself says that it takes connections, and what would lead us there: one
+/// that was adopted may have been started with other settings than ours. `None` while it starts.
+async fn listening(drivers: &Drivers, pid: i32) -> Option<String> {
+    let data_dir = drivers.setup().data_dir();
+    // For as long as its volume hangs: then there is nobody to be reached either.
+    let read = tokio::task::spawn_blocking(move || pidfile::read(&data_dir)).await;
+    let there = read.ok()?.filter(|file| file.pid == pid)?.listening()?;
+    Some(format!("it listens on {there} (postmaster.pid), and postgresql.listen must name that"))
 }
 
 async fn probe(

@@ -185,6 +185,7 @@ impl Turn {
             | Event::Copied(_)
             | Event::Probe { .. }
             | Event::Refused { .. }
+            | Event::Unreached { .. }
             | Event::Unanswered { .. }
             | Event::Unwritten { .. }
             | Event::Volumes { .. }

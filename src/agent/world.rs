@@ -63,6 +63,8 @@ pub struct World {
     unwatched: Option<Boot>,
     /// What the present postmaster says to our own session instead of serving it, and since when.
     refused: Option<(String, Boot)>,
+    /// Why nobody answers where the present postmaster should be, and since when.
+    unreached: Option<(String, Boot)>,
     /// What is free on the volumes, as far as it is known.
     pub room: Vec<Room>,
     pub wishes: Wishes,
@@ -138,7 +140,13 @@ impl World {
                 let since = self.refused.take().map_or_else(clock::boot, |(_, since)| since);
                 self.refused = Some((why, since));
             }
-            Event::Unanswered { .. } | Event::Unwritten { .. } | Event::Refused { .. } => {}
+            Event::Unreached { pid, why } if self.is_present(*pid) => {
+                let why = std::mem::take(why);
+                let since = self.unreached.take().map_or_else(clock::boot, |(_, since)| since);
+                self.unreached = Some((why, since));
+            }
+            Event::Unanswered { .. } | Event::Unwritten { .. } => {}
+            Event::Refused { .. } | Event::Unreached { .. } => {}
             Event::Volumes { worst, rooms } => {
                 self.health.volume = *worst;
                 self.room = std::mem::take(rooms);
@@ -187,7 +195,7 @@ impl World {
             self.probes_missed = 0;
         }
         if another {
-            self.refused = None;
+            (self.refused, self.unreached) = (None, None);
             self.leader_slots = None;
         }
         // What the answer said before a promotion or a fence says nothing about afterwards.
@@ -222,7 +230,7 @@ impl World {
         match answer {
             Some(probe) => {
                 self.probes_missed = 0;
-                self.refused = None;
+                (self.refused, self.unreached) = (None, None);
                 self.probe = Some((pid, Seen { value: Arc::from(probe), at: asked_at }));
             }
             // Of a question that met a frozen server the silence says nothing.
@@ -404,6 +412,7 @@ impl World {
             }),
             probe: self.probe.as_ref().map(|(_, seen)| seen.clone()),
             refused: self.refused.clone(),
+            unreached: self.unreached.clone(),
             upstream: self.upstream.clone(),
             leader_history: self.leader_history.clone(),
             leader_slots: self.leader_slots.clone(),

@@ -157,7 +157,7 @@ pub fn findings(v: &View) -> Vec<Finding> {
     let receiver = since(v.memory.receive_stuck).map(|(at, lasting)| {
         (format!("nothing is received after {at}, the leader is further"), lasting)
     });
-    let refused = v.server.refused.as_ref();
+    let refused = v.server.refused.as_ref().or(v.server.unreached.as_ref());
     let refused = refused.map(|(_, since)| (v.server.not_ready(), v.now.since(*since)));
     let volume = health.volume.map(|ailing| (ailing.to_string(), ailing.lasting));
     let standing = replay.into_iter().chain(receiver).filter(|(_, d)| *d >= STANDS_STILL);

@@ -117,6 +117,9 @@ pub struct Server {
     pub probe: Option<Seen<Arc<Probe>>>,
     /// It runs and does not serve our own session: what it says, and since when.
     pub refused: Option<(String, Boot)>,
+    /// It takes connections elsewhere than where it is asked: what was tried and what it says, and
+    /// since when.
+    pub unreached: Option<(String, Boot)>,
     /// The primary that the written configuration follows: `host:port`.
     pub upstream: Option<String>,
     /// The timeline history of the present leader, once fetched.
@@ -128,9 +131,10 @@ pub struct Server {
 impl Server {
     /// Why there is no answer of a server that runs.
     pub fn not_ready(&self) -> String {
-        match &self.refused {
-            Some((why, _)) => format!("PostgreSQL runs and does not serve pgvigil: {why}"),
-            None => "PostgreSQL is still starting".to_owned(),
+        match (&self.refused, &self.unreached) {
+            (Some((why, _)), _) => format!("PostgreSQL runs and does not serve pgvigil: {why}"),
+            (None, Some((why, _))) => format!("PostgreSQL runs and is not reached: {why}"),
+            (None, None) => "PostgreSQL is still starting".to_owned(),
         }
     }
 }

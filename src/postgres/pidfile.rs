@@ -14,10 +14,23 @@ pub struct PostmasterPid {
     pub start_time: i64,
     pub port: Option<u16>,
     pub socket_dir: Option<String>,
+    /// The first of `listen_addresses`; `None`: sockets only.
+    pub listen_address: Option<String>,
     /// Key and id of the System V segment that every process of that server attaches to.
     pub shm: Option<(i64, i64)>,
     /// `starting`, `stopping`, `ready` or `standby`.
     pub status: Option<String>,
+}
+
+impl PostmasterPid {
+    /// Where this server takes connections, for people; `None` while it takes none.
+    pub fn listening(&self) -> Option<String> {
+        let open = matches!(self.status.as_deref(), Some("ready" | "standby"));
+        let port = self.port.filter(|_| open)?;
+        let address = self.listen_address.as_deref().unwrap_or("none");
+        let sockets = self.socket_dir.as_deref().unwrap_or("none");
+        Some(format!("port {port}, address {address}, socket directory {sockets}"))
+    }
 }
 
 /// Reads the file; `None` if it is missing, unreadable or not of a postmaster. (A negative pid
@@ -37,13 +50,15 @@ fn parse(text: &str) -> Option<PostmasterPid> {
     let mut next = || lines.next().filter(|line| !line.is_empty()).map(str::to_owned);
     let port = next().and_then(|port| port.parse().ok());
     let socket_dir = next();
-    let _listen_address = next();
+    let listen_address = next();
     let shm = next().and_then(|keys| {
         let (key, id) = keys.split_once(char::is_whitespace)?;
         Some((key.parse().ok()?, id.trim().parse().ok()?))
     });
     let status = next();
-    Some(PostmasterPid { pid, data_dir, start_time, port, socket_dir, shm, status })
+    let known =
+        PostmasterPid { pid, data_dir, start_time, port, socket_dir, listen_address, shm, status };
+    Some(known)
 }
 
 /// How many processes are attached to the segment; `None` if there is no such segment. After a
@@ -75,7 +90,10 @@ mod tests {
         assert_eq!((pid.pid, pid.start_time, pid.port), (4711, 1_795_256_736, Some(5432)));
         assert_eq!(pid.socket_dir.as_deref(), Some("/run/pg"));
         assert_eq!((pid.shm, pid.status.as_deref()), (Some((5_432_001, 32771)), Some("ready")));
+        let place = "port 5432, address *, socket directory /run/pg";
+        assert_eq!(pid.listening().as_deref(), Some(place));
         let early = parse("4711\n/data\n1795256736\n5432\n\n").expect("valid");
+        assert_eq!(early.listening(), None);
         assert_eq!((early.socket_dir, early.shm, early.status), (None, None, None));
         for bad in ["", "x\n/data\n1", "1\n/data\n", "1\n"] {
             assert_eq!(parse(bad), None, "{bad:?}");

@@ -296,6 +296,7 @@ impl World {
             last_exit: member.supervisor.as_ref().and_then(|s| s.last_exit),
             probe: a.probe.as_ref().map(|(_, seen)| seen.clone()),
             refused: None,
+            unreached: None,
             upstream: a.upstream.clone(),
             leader_history: a.leader_history.clone(),
             leader_slots: None,

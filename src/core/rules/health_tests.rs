@@ -342,7 +342,16 @@ fn a_server_that_refuses_us_is_not_starting() {
     assert_eq!((decision.rule, decision.actions.len()), ("leader.starting", 0));
     assert!(decision.why.contains("no pg_hba.conf entry"), "{}", decision.why);
     assert!(findings(&v)[0].what.contains("no pg_hba.conf entry"));
+    // One that listens elsewhere serves nobody who looks for it here.
     v.server.refused = None;
+    v.server.unreached = Some(("it listens on port 5433".to_owned(), at(0)));
     let decision = decide(&v);
     assert!(matches!(decision.actions[..], [Action::StopImmediate]), "{decision:?}");
+    assert!(findings(&v)[0].what.contains("port 5433"));
+    v.memory.starting_since = None;
+    let decision = decide(&v);
+    assert_eq!((decision.rule, decision.actions.len()), ("leader.starting", 0));
+    assert!(decision.why.contains("not reached: it listens on port 5433"), "{}", decision.why);
+    v.server.unreached = None;
+    assert_eq!(decide(&v).why, "PostgreSQL is still starting");
 }
