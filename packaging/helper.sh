@@ -19,7 +19,7 @@ running() {
         done
 }
 
-# Control groups of a PostgreSQL whose service was stopped in a pause.
+# Control groups of a PostgreSQL whose service was stopped in a pause, or cannot start.
 unsupervised() {
     for group in /sys/fs/cgroup/system.slice/pgvigil.service/postgres \
         /sys/fs/cgroup/system.slice/system-pgvigil.slice/pgvigil@*.service/postgres; do
@@ -38,21 +38,35 @@ configure() {
     [ ! -d /run/systemd/system ] || systemctl daemon-reload || true
 }
 
-# SIGUSR2: after a check of the new program the supervisor executes it in its own process. Lease,
-# watchdog and PostgreSQL go on; so does the old program if the new one does not work here.
+# SIGUSR2: after a check of the new program, with the configuration that stands there, the supervisor
+# executes it in its own process. Lease, watchdog and PostgreSQL go on; so does the old program if the
+# new one does not work here.
 upgrade() {
-    running | while read -r unit pid; do
-        kill -USR2 "$pid"
-        waited=0
+    members=$(running)
+    [ -n "$members" ] || return 0
+    if ! timeout 10 "$program" --version >/dev/null; then
+        echo "$program does not run on this server. What runs goes on with the program before, but" >&2
+        echo "if that ends nobody supervises its PostgreSQL: install a version that runs here." >&2
+        return 1
+    fi
+    echo "$members" | while read -r unit pid; do
+        # One that has just ended is started again as the new program.
+        kill -USR2 "$pid" 2>/dev/null || :
+    done
+    waited=0
+    echo "$members" | while read -r unit pid; do
         until [ "/proc/$pid/exe" -ef "$program" ] || [ $waited -ge 150 ]; do
             sleep 0.1
             waited=$((waited + 1))
         done
         if [ "/proc/$pid/exe" -ef "$program" ]; then
             echo "$unit: process $pid is $("$program" --version) now, PostgreSQL went on"
-        else
-            echo "$unit: process $pid still is the program before: journalctl -u $unit" >&2
+            continue
         fi
+        echo "$unit: process $pid still is the program before, and goes on. What it said:" >&2
+        journalctl -q -o cat -u "$unit" -t pgvigil --since=-1min |
+            grep -e '^error: ' -e '^replacement ' >&2 || :
+        echo "After mending: systemctl kill -s USR2 --kill-who=main $unit" >&2
     done
 }
 
@@ -61,7 +75,8 @@ may_remove() {
     if [ -z "$found" ]; then
         found=$(unsupervised)
         [ -n "$found" ] || return 0
-        echo "PostgreSQL was left running in a pause, and without pgvigil nobody adopts it:" >&2
+        echo "PostgreSQL was left running in a pause, or by a service that cannot start, and without" >&2
+        echo "pgvigil nobody adopts it:" >&2
         for group in $found; do
             echo "  systemctl start ${group##*/}, end the pause, systemctl disable --now ${group##*/}" >&2
         done

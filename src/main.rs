@@ -25,7 +25,10 @@ fn main() {
     std::process::exit(match parsed.command {
         Some(Command::Ctl { args }) => cli::run(with_name("pgvigil ctl", args)),
         Some(Command::Sim { args }) => sim::run(args),
-        Some(Command::CheckConfig { config }) => printed(config::check_config, config.as_deref()),
+        Some(Command::CheckConfig { config }) => {
+            let config = config.as_deref().or(config::service_file(&environment()));
+            printed(config::check_config, config)
+        }
         Some(Command::Doctor { config, format }) => {
             let environment = environment();
             let config = config.as_deref().or(config::service_file(&environment));
@@ -35,7 +38,10 @@ fn main() {
         Some(Command::Init { config, dsn }) => cli::init(&config, dsn.as_deref(), &environment()),
         Some(Command::Import { config }) => printed(config::import, config.as_deref()),
         Some(Command::Watchdog { command }) => cli::watchdog::run(&command),
-        Some(Command::SelfCheck) => 0,
+        Some(Command::SelfCheck { config }) => {
+            name_output("pgvigil");
+            i32::from(loaded(config.as_deref()).is_none())
+        }
         Some(Command::ProbeVolumes { page, data_dir }) => agent::probe_volumes(&page, &data_dir),
         Some(Command::FenceLeftover { config }) => {
             let result = leftover::result(|name| std::env::var(name).unwrap_or_default());
@@ -91,24 +97,24 @@ fn name_output(identifier: &str) {
     }
 }
 
-fn supervise(member: Member) -> i32 {
+/// The configuration, if nothing keeps this program from running it here; says what does.
+fn loaded(config: Option<&Path>) -> Option<config::Loaded> {
     let missing = kernel::missing();
     for (name, since, error) in &missing {
         eprintln!("pgvigil: needs {name} (Linux {since} and later): {error}");
     }
     if !missing.is_empty() {
-        return 1;
+        return None;
     }
+    let loaded = config::load(config, &environment());
+    let problems = loaded.as_ref().err().into_iter().flatten();
+    problems.for_each(|problem| eprintln!("{}: {problem}", problem.kind()));
+    loaded.ok()
+}
+
+fn supervise(member: Member) -> i32 {
     // Nothing runs yet: a configuration that is wrong is refused before anything is prepared.
-    let loaded = match config::load(member.config.as_deref(), &environment()) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("{}: {problem}", problem.kind());
-            }
-            return 1;
-        }
-    };
+    let Some(loaded) = loaded(member.config.as_deref()) else { return 1 };
     let user = member.user.or_else(|| owner(Path::new(&loaded.local.postgresql.data_dir)));
     let config = member.config.map(|path| path.to_string_lossy().into_owned());
     let mut options = supervisor::Options::new(config);

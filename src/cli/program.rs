@@ -67,7 +67,8 @@ pub enum Command {
     },
     /// Check a configuration and print every problem with its place; exit 0: it can be run
     CheckConfig {
-        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
+        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*, and
+        /// without those /etc/pgvigil/pgvigil.yml
         config: Option<PathBuf>,
     },
     /// Whether this server protects its member, and by what; exit 0: all is well, 3: it works with
@@ -112,9 +113,10 @@ pub enum Command {
         #[command(subcommand)]
         command: super::watchdog::Command,
     },
-    /// Exit 0: asked by a running supervisor before this file takes its place
+    /// Exit 0: this program runs here, and with this configuration; asked by a running supervisor
+    /// before this file takes its place
     #[command(hide = true)]
-    SelfCheck,
+    SelfCheck { config: Option<PathBuf> },
     /// Writes to the volumes again and again, started by the agent
     #[command(hide = true)]
     ProbeVolumes { page: PathBuf, data_dir: PathBuf },

@@ -19,16 +19,16 @@ use crate::sys::{clock, fd, proc, process};
 const CHECK_MAX: Duration = Duration::from_secs(10);
 
 impl Supervisor {
-    /// Before the new program takes this one's place it must show that it runs here.
+    /// First the new program must show that it runs here, with the configuration that stands there.
     pub fn begin_replacement(&mut self, now: Boot) {
         if self.check.is_some() {
             return;
         }
         let started = program().and_then(|path| {
-            let command = Command { argv: vec![path, "self-check".into()], ..Command::default() };
+            let argv = [vec![path, "self-check".into()], self.options.agent[2..].to_vec()].concat();
+            let command = Command { argv, ..Command::default() };
             let prepared = Prepared::new(&command).map_err(io::Error::other)?;
-            let group = self.groups.as_ref().map(|groups| groups.scripts.dir());
-            prepared.spawn(group, None, c"0")
+            prepared.spawn(self.groups.as_ref().map(|groups| groups.scripts.dir()), None, c"0")
         });
         match started {
             Ok(child) => self.check = Some(Helper { child, until: now.plus(CHECK_MAX) }),

@@ -127,6 +127,7 @@ systemd-run --unit=lab-load -p RemainAfterExit=yes bash /run/load",
         machine.run(&format!("test /proc/{main}/exe -ef /usr/bin/pgvigil"));
         machine.wait("a ping after it", SOON, &format!("test $(wc -c </run/dog.log) -gt {pings}"));
     }
+    refused(machine);
     let (code, said) = machine.try_run("dpkg -r pgvigil");
     assert!(code != Some(0) && said.contains("nobody fences its PostgreSQL"), "{said}");
     machine.wait("pgbench", SOON, "systemctl show -p SubState lab-load | grep exited");
@@ -139,6 +140,27 @@ systemd-run --unit=lab-load -p RemainAfterExit=yes bash /run/load",
     assert_eq!(machine.run("systemctl show --value -p NRestarts pgvigil"), "0");
     assert_eq!(machine.try_run(&format!("{JOURNAL} {MISSED}")).1, "");
     assert_eq!(machine.run(DISARMED), disarmed, "never disarmed");
+}
+
+/// Neither a program that does not run here nor one that would refuse the file that stands there
+/// takes the place of a supervisor that runs.
+fn refused(machine: &Machine) {
+    let main = machine.run(MAIN);
+    let file = "/etc/pgvigil/pgvigil.yml";
+    machine.run(&format!("cp -a {file} /run/right && sed -i 's/^name:/name: [/' {file}"));
+    machine.run("systemctl kill -s USR2 --kill-who=main pgvigil");
+    let said = format!("{JOURNAL} -t pgvigil -n 20 | tee /dev/stderr | grep 'replacement refused'");
+    let said = machine.wait("a refusal", SOON, &said);
+    assert!(said.contains(&format!("error: {file}:")), "{said}");
+    machine.run(&format!("cp -a /run/right {file}"));
+
+    let program = "/usr/bin/pgvigil";
+    machine.run(&format!("mv {program} {program}.right"));
+    machine.run(&format!("printf '#!/of/another/system\n' >{program} && chmod 755 {program}"));
+    let (code, said) = machine.try_run("/usr/lib/pgvigil/package upgrade");
+    assert!(code == Some(1) && said.contains("does not run on this server"), "{said}");
+    machine.run(&format!("mv {program}.right {program} && test /proc/{main}/exe -ef {program}"));
+    assert_eq!(machine.run(MAIN), main);
 }
 
 fn ended(machine: &Machine) {
@@ -230,9 +252,15 @@ fn adopted(machine: &Machine) {
     );
     let postmaster = "head -n 1 /var/lib/postgresql/15/main/postmaster.pid";
     let before = machine.run(postmaster);
+    machine.run("sed -i.right 's/:5433\"/:5439\"/' /etc/pgvigil/15-main.yml");
     let install = read("docs/INSTALL.md");
     let block = install.split("```\n").find(|b| b.contains("let-go.conf")).expect("the commands");
     machine.run(&format!("set -e\n{block}"));
+    // It was started with another port than this file says: told, and mended without a restart.
+    let told = "systemctl status pgvigil@15-main | grep 'not reached: .*:5439: .*on port 5433'";
+    machine.wait("a word about its port", SOON, told);
+    machine.run("mv /etc/pgvigil/15-main.yml.right /etc/pgvigil/15-main.yml");
+    machine.run("systemctl reload pgvigil@15-main");
     machine.wait("a primary", SOON, "curl -sf http://127.0.0.1:8009/primary");
     assert_eq!(machine.run(postmaster), before);
     let group = machine.run(&format!("cat /proc/{before}/cgroup"));
