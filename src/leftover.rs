@@ -27,6 +27,11 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 /// That descriptor's name in systemd's store, as the supervisor gives it.
 const STORED: &str = "watchdog";
 
+/// The supervisor would not start, most often for an error in the configuration. It says that again
+/// with each start, and so the next one waits: the journal is to keep what came before.
+const REFUSED: &str = "refused";
+const START_PAUSE: Duration = Duration::from_secs(2);
+
 /// Passes over the processes, each of which may find what forked meanwhile.
 const PASSES: u32 = 20;
 
@@ -42,14 +47,19 @@ pub fn known(data_dir: &str, exe_name: Option<&String>) -> Option<Descent> {
 /// starts the service again.
 pub fn result(variable: impl Fn(&str) -> String) -> String {
     let result = variable("SERVICE_RESULT");
-    let killed = variable("EXIT_CODE") == "killed" && variable("EXIT_STATUS") != "TERM";
-    if killed && result == "success" { "signal".to_owned() } else { result }
+    let status = variable("EXIT_STATUS");
+    let killed = variable("EXIT_CODE") == "killed" && status != "TERM";
+    match result.as_str() {
+        "success" if killed => "signal".to_owned(),
+        "exit-code" if status == "1" => REFUSED.to_owned(),
+        _ => result,
+    }
 }
 
 /// Ends what a stop left, as far as `$SERVICE_RESULT` or the supervisor's record says that there
 /// was one, and stops the watchdog device. The exit code.
 pub fn fence(known: Option<Descent>, result: &str, device: Option<held::Options>) -> i32 {
-    match try_fence(known, result, device) {
+    let code = match try_fence(known, result, device) {
         Ok(what) => {
             println!("fence-leftover: {what}");
             0
@@ -58,7 +68,11 @@ pub fn fence(known: Option<Descent>, result: &str, device: Option<held::Options>
             eprintln!("fence-leftover: {why}");
             1
         }
+    };
+    if result == REFUSED {
+        std::thread::sleep(START_PAUSE);
     }
+    code
 }
 
 fn try_fence(

@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::ctl::SERVICE_FILE;
 use super::diagnostics::{Diagnostic, Report};
 use super::local::Local;
 use super::yaml11::{self, Data, Node, Position};
 use super::{dynamic, env, read_local, schema};
+
+const EMPTY: &str = "there is no configuration: name a file; `pgvigil init` makes one";
 
 /// A configuration that can be run.
 #[derive(Clone, Debug)]
@@ -67,7 +70,7 @@ pub(super) fn sources(
         (None, None) => env::tree(env, report),
     };
     if matches!(&root.data, Data::Map(entries) if entries.is_empty()) {
-        report.error(&root.at, "", "the configuration is empty: name a file");
+        report.error(&root.at, "", EMPTY);
         return None;
     }
     Some(root)
@@ -76,7 +79,13 @@ pub(super) fn sources(
 fn files(path: &Path, report: &mut Report) -> Option<Node> {
     let name = path.to_string_lossy();
     let at = Position { file: Arc::from(&*name), line: 0, column: 0 };
-    let paths = list(path).map_err(|e| report.error(&at, "", cannot_read(&e))).ok()?;
+    let unreadable = |e: std::io::Error| {
+        // Where nobody has been yet.
+        let first = e.kind() == std::io::ErrorKind::NotFound && path == Path::new(SERVICE_FILE);
+        let advice = if first { "; `pgvigil init` makes it" } else { "" };
+        report.error(&at, "", cannot_read(&e) + advice);
+    };
+    let paths = list(path).map_err(unreadable).ok()?;
     if paths.is_empty() {
         report.error(&at, "", "there is no *.yml or *.yaml file in this directory");
         return None;

@@ -27,7 +27,7 @@ pub mod yaml11;
 
 pub use address::Endpoint;
 pub use check::check_config;
-pub use ctl::{CtlConfig, load_ctl, service_file};
+pub use ctl::{CtlConfig, SERVICE_FILE, load_ctl, service_file};
 pub use diagnostics::Diagnostic;
 pub use dynamic::{
     PATRONI_TTL_FLOOR_S, TTL_FLOOR_S, merge_patch, review_dynamic, validate_dynamic,

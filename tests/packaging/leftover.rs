@@ -139,6 +139,23 @@ fn what_an_unfinished_stop_left_is_killed_and_what_is_meant_to_run_is_not() {
     }
 }
 
+/// As systemd gives them to ExecStopPost=: result, code, status.
+#[test]
+fn how_a_service_ended() {
+    for (ended, wanted) in [
+        (["success", "exited", "0"], "success"),
+        (["success", "killed", "TERM"], "success"),
+        (["success", "killed", "HUP"], "signal"),
+        (["exit-code", "exited", "1"], "refused"),
+        (["exit-code", "exited", "101"], "exit-code"),
+        (["timeout", "killed", "KILL"], "timeout"),
+    ] {
+        let names = ["SERVICE_RESULT", "EXIT_CODE", "EXIT_STATUS"];
+        let value = |name: &str| names.iter().position(|n| *n == name).map(|n| ended[n].to_owned());
+        assert_eq!(pgvigil::leftover::result(|n| value(n).unwrap_or_default()), wanted);
+    }
+}
+
 #[test]
 fn a_member_that_another_supervisor_has_is_left_alone() {
     let Some(mut unit) = Unit::new("held", false) else { return };
