@@ -160,14 +160,14 @@ impl Member {
     }
 
     fn start(&mut self) {
+        let port = self.port.to_string();
+        let place = [("listen_addresses", "127.0.0.1"), ("port", &port), ("cluster_name", "demo")];
+        let place = place.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let argv = command::postmaster(&command::Postmaster {
             postgres: &self.tool(Tool::Postgres),
             data_dir: &self.data_dir(),
             config_file: &self.places.config_file().to_string_lossy(),
-            listen_addresses: "127.0.0.1",
-            port: self.port,
-            cluster_name: "demo",
-            controlled: &self.controlled(),
+            controlled: &[&place[..], &self.controlled()].concat(),
         });
         let log = std::fs::File::options()
             .create(true)

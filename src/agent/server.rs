@@ -265,9 +265,6 @@ pub fn postmaster(setup: &Setup, primary: bool) -> Result<Command, ServerError> 
         postgres: &binary(setup, Tool::Postgres)?,
         data_dir: &pg.data_dir,
         config_file: &config_file,
-        listen_addresses: &pg.listen_addresses.join(","),
-        port: pg.port,
-        cluster_name: &setup.local.scope,
         controlled: &setup.role(primary).controlled,
     });
     Ok(Command { argv, cwd: Some(pg.data_dir.clone()), ..Command::default() })

@@ -353,10 +353,11 @@ async fn heartbeat(drivers: Arc<Drivers>, snapshot: watch::Receiver<Arc<Snapshot
             let timeline = s.probe.as_ref().map(|(p, _)| format!(", timeline {}", p.timeline));
             let margin = s.leader_until.map(|until| until.since(clock::boot()).as_secs());
             let margin = margin.map(|s| format!(", lease confirmed for {s} s"));
+            let paused = if s.settings.paused { "PAUSE: " } else { "" };
             let [timeline, margin] = [timeline, margin].map(Option::unwrap_or_default);
             match s.why.is_empty() {
                 true => "starting".to_owned(),
-                false => format!("{} {}{timeline}{margin}: {}", s.role, s.state, s.why),
+                false => format!("{} {}{timeline}{margin}: {paused}{}", s.role, s.state, s.why),
             }
         };
         let beat = Order::Heartbeat { status, ready: true };

@@ -13,12 +13,8 @@ pub struct Postmaster<'a> {
     pub data_dir: &'a str,
     /// Absolute path of postgresql.conf.
     pub config_file: &'a str,
-    /// Comma-separated, as `listen_addresses` wants it.
-    pub listen_addresses: &'a str,
-    pub port: u16,
-    pub cluster_name: &'a str,
-    /// Parameters that the whole cluster must agree on, in Patroni's order. Command line beats
-    /// files, so nobody can change them for one member.
+    /// Where it listens, its cluster's name, and what the whole cluster must agree on, in Patroni's
+    /// order. Command line beats files, so nobody can change them for one member.
     pub controlled: &'a [(String, String)],
 }
 
@@ -29,9 +25,6 @@ pub fn postmaster(server: &Postmaster) -> Vec<String> {
         "-D".to_owned(),
         server.data_dir.to_owned(),
         option("config-file", server.config_file),
-        option("listen_addresses", server.listen_addresses),
-        option("port", &server.port.to_string()),
-        option("cluster_name", server.cluster_name),
     ];
     argv.extend(server.controlled.iter().map(|(name, value)| option(name, value)));
     argv
@@ -144,22 +137,18 @@ mod tests {
     #[test]
     fn server_is_started_as_patroni_does() {
         let controlled =
-            [("wal_level", "logical"), ("hot_standby", "on"), ("max_connections", "60")]
+            [("listen_addresses", "127.0.0.1"), ("port", "5432"), ("wal_level", "logical")]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let argv = postmaster(&Postmaster {
             postgres: "postgres",
             data_dir: "/d",
             config_file: "/d/postgresql.conf",
-            listen_addresses: "127.0.0.1",
-            port: 5432,
-            cluster_name: "demo",
             controlled: &controlled,
         });
         assert_eq!(
             text(&argv),
             "postgres -D /d --config-file=/d/postgresql.conf --listen_addresses=127.0.0.1 \
-             --port=5432 --cluster_name=demo --wal_level=logical --hot_standby=on \
-             --max_connections=60"
+             --port=5432 --wal_level=logical"
         );
     }
 

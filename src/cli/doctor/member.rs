@@ -110,8 +110,10 @@ impl Known {
             own.map(|c| Credentials { username: c.username.clone(), password: c.password.clone() });
         let client = Client::new(credentials, &local.ctl.tls).ok()?;
         let document = client.get(&local.restapi.api_url(), ANSWER_WITHIN).await.ok()?.body;
-        let name = document["patroni"]["name"].as_str();
-        (name == Some(&local.name) && document.get("vigil").is_some()).then_some(document)
+        // Not another one's on the same port.
+        let own = |key: &str, value: &str| document["patroni"][key].as_str() == Some(value);
+        let own = own("name", &local.name) && own("scope", &local.scope);
+        (own && document.get("vigil").is_some()).then_some(document)
     }
 }
 
@@ -143,7 +145,10 @@ fn member(known: &Known) -> Check {
         format!("{}, {}: {}", text(&answer["role"]), text(&answer["state"]), text(&vigil["why"]));
     let findings = vigil["health"]["findings"].as_array().cloned().unwrap_or_default();
     if let Some(first) = findings.first() {
-        let what = format!("{what}; {}", text(first));
+        // What is wrong is often why nothing else is done.
+        let said = text(&vigil["why"]);
+        let what =
+            if text(first).starts_with(&said) { what } else { format!("{what}; {}", text(first)) };
         return Check::bad(topic, what, "GET /patroni shows all findings");
     }
     match vigil["fence"].as_str() {

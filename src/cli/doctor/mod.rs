@@ -73,7 +73,7 @@ async fn examine(config: Option<&Path>, environment: &BTreeMap<String, String>) 
     checks.extend(member::checks(&known).await);
     checks.extend(fence::checks(&known));
     checks.extend(machine::checks(&known));
-    checks.extend(service::checks(&known));
+    checks.extend(service::checks(&known, config));
     checks
 }
 

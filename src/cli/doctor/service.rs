@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::config;
 use crate::sys::proc;
 
 use super::Check;
@@ -26,9 +27,11 @@ const RIVALS: [(&str, &str); 9] = [
     ("corosync", "Pacemaker must not manage this PostgreSQL"),
 ];
 
-pub fn checks(known: &Known) -> Vec<Check> {
-    let mut checks: Vec<Check> = supervisor(known).map(in_force).into_iter().flatten().collect();
-    checks.extend(unit());
+pub fn checks(known: &Known, config: Option<&Path>) -> Vec<Check> {
+    let pid = supervisor(known);
+    let mut checks: Vec<Check> = pid.map(in_force).into_iter().flatten().collect();
+    let groups = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok());
+    checks.extend(unit(&unit_name(groups.as_deref(), config)));
     checks.push(rivals());
     checks
 }
@@ -78,7 +81,21 @@ pub fn scheduling(stat: &str) -> Option<(i32, i32)> {
     Some((fields.get(38)?.parse().ok()?, fields.get(37)?.parse().ok()?))
 }
 
-fn unit() -> Vec<Check> {
+/// The service of this member: the one in whose control group its supervisor runs, else the one
+/// that would run this file.
+pub fn unit_name(groups: Option<&str>, config: Option<&Path>) -> String {
+    let ours = |part: &&str| part.starts_with("pgvigil") && part.ends_with(".service");
+    if let Some(unit) = groups.and_then(|groups| groups.split(['/', '\n']).find(ours)) {
+        return unit.to_owned();
+    }
+    let file = config.filter(|path| path.parent() == Path::new(config::SERVICE_FILE).parent());
+    match file.and_then(|path| path.file_name()?.to_str()?.strip_suffix(".yml")) {
+        Some(instance) if instance != "pgvigil" => format!("pgvigil@{instance}.service"),
+        _ => UNIT.to_owned(),
+    }
+}
+
+fn unit(name: &str) -> Vec<Check> {
     let topic = "systemd";
     if !Path::new("/run/systemd/system").exists() {
         let advice = "see that pgvigil is started again when it ends, at once";
@@ -86,22 +103,22 @@ fn unit() -> Vec<Check> {
     }
     let wanted = "LoadState,ActiveState,Delegate,KillMode,Restart,LimitMEMLOCK,LimitRTPRIO,\
                   OOMScoreAdjust,FileDescriptorStoreMax";
-    let show = Command::new("systemctl").args(["show", UNIT, "-p", wanted]).output();
+    let show = Command::new("systemctl").args(["show", name, "-p", wanted]).output();
     match show {
-        Ok(output) => settings(&String::from_utf8_lossy(&output.stdout)),
+        Ok(output) => settings(name, &String::from_utf8_lossy(&output.stdout)),
         Err(error) => vec![Check::warning(topic, format!("systemctl: {error}"), "")],
     }
 }
 
 /// What `systemctl show` prints, judged.
-pub fn settings(text: &str) -> Vec<Check> {
+pub fn settings(unit: &str, text: &str) -> Vec<Check> {
     let topic = "systemd";
     let value = |name: &str| {
         let mut lines = text.lines().filter_map(|line| line.split_once('='));
         lines.find(|(key, _)| *key == name).map_or("", |(_, value)| value)
     };
     if value("LoadState") != "loaded" {
-        let what = format!("there is no {UNIT}");
+        let what = format!("there is no {unit}");
         return vec![Check::warning(topic, what, "install the package, or write a unit")];
     }
     let wrong: Vec<String> = [
@@ -115,11 +132,16 @@ pub fn settings(text: &str) -> Vec<Check> {
     .map(|(name, wanted, why)| format!("{name}={} instead of {wanted} ({why})", value(name)))
     .collect();
     let state = value("ActiveState");
-    if wrong.is_empty() {
-        return vec![Check::good(topic, format!("{UNIT}: {state}, with the settings it needs"))];
+    if state == "failed" {
+        let advice =
+            format!("journalctl -u {unit} says why; after mending: systemctl start {unit}");
+        return vec![Check::warning(topic, format!("{unit}: failed"), advice)];
     }
-    let what = format!("{UNIT}: {state}; {}", wrong.join(", "));
-    vec![Check::warning(topic, what, format!("systemctl edit {UNIT}"))]
+    if wrong.is_empty() {
+        return vec![Check::good(topic, format!("{unit}: {state}, with the settings it needs"))];
+    }
+    let what = format!("{unit}: {state}; {}", wrong.join(", "));
+    vec![Check::warning(topic, what, format!("systemctl edit {unit}"))]
 }
 
 fn rivals() -> Check {

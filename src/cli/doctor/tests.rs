@@ -1,5 +1,5 @@
 use super::machine::slew_rate;
-use super::service::{scheduling, settings};
+use super::service::{scheduling, settings, unit_name};
 use super::*;
 
 #[test]
@@ -26,11 +26,28 @@ fn the_worst_line_is_the_exit_code() {
 fn a_units_settings_are_judged() {
     let right = "LoadState=loaded\nActiveState=active\nDelegate=yes\nKillMode=process\n\
                  Restart=always\nLimitMEMLOCK=infinity\n";
-    assert_eq!(settings(right)[0].verdict, Verdict::Good);
-    let wrong = settings(&right.replace("Delegate=yes", "Delegate=no"));
+    assert_eq!(settings("u", right)[0].verdict, Verdict::Good);
+    let wrong = settings("u", &right.replace("Delegate=yes", "Delegate=no"));
     assert_eq!(wrong[0].verdict, Verdict::Warning);
     assert!(wrong[0].what.contains("Delegate=no instead of yes"), "{}", wrong[0].what);
-    assert!(settings("LoadState=not-found\n")[0].what.contains("there is no"));
+    assert!(settings("u", "LoadState=not-found\n")[0].what.contains("there is no u"));
+    let failed = settings("u", &right.replace("=active", "=failed"));
+    assert_eq!(failed[0].verdict, Verdict::Warning);
+}
+
+#[test]
+fn the_unit_is_this_members() {
+    let group =
+        "1:cpu:/\n0::/system.slice/system-pgvigil.slice/pgvigil@15-main.service/supervisor\n";
+    for (groups, config, wanted) in [
+        (Some(group), None, "pgvigil@15-main.service"),
+        (Some("0::/user.slice\n"), Some("/etc/pgvigil/pgvigil.yml"), "pgvigil.service"),
+        (None, Some("/etc/pgvigil/a.yml"), "pgvigil@a.service"),
+        (None, Some("/root/a.yml"), "pgvigil.service"),
+        (None, None, "pgvigil.service"),
+    ] {
+        assert_eq!(unit_name(groups, config.map(Path::new)), wanted);
+    }
 }
 
 #[test]

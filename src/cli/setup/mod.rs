@@ -57,7 +57,14 @@ pub fn init(path: &Path, dsn: Option<&str>, environment: &BTreeMap<String, Strin
     // Doctor takes standard input again, so it must be free by then.
     let prepared = prepare(path, dsn, &mut Console::stdio());
     match prepared {
-        Ok(()) => super::doctor(Some(path), environment, false),
+        Ok(()) => {
+            let code = super::doctor(Some(path), environment, false);
+            let next = "When that is as it should be: systemctl enable --now pgvigil";
+            if path == Path::new(config::SERVICE_FILE) {
+                println!("{next}");
+            }
+            code
+        }
         failed => exit_code(failed),
     }
 }
