@@ -15,6 +15,7 @@ use crate::api::snapshot::Snapshot;
 use crate::config::{self, Effective, Local, Role};
 use crate::core::budget::ELECTION;
 use crate::core::cluster::{Cluster, Initialize};
+use crate::core::error::chain;
 use crate::core::settings::Settings;
 use crate::core::time::Boot;
 use crate::core::view::Work;
@@ -28,7 +29,6 @@ use crate::watchdog::held;
 use crate::watchdog::record::Reset;
 
 use super::events::{Event, Fact};
-use super::executor::chain;
 use super::lease::Leases;
 use super::orders::Supervisor;
 use super::slots::Copies;

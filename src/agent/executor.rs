@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::core::decision::{Action, Upstream};
+use crate::core::error::chain;
 use crate::core::events;
 use crate::core::sync;
 use crate::core::view::{View, Work};
@@ -98,20 +99,6 @@ pub async fn carry_out(drivers: Arc<Drivers>, view: View, actions: Vec<Action>) 
 async fn report(events: &mpsc::Sender<Event>, event: Event) {
     // The loop is gone only when the agent ends.
     let _ = events.send(event).await;
-}
-
-/// An error with all its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The action's name for messages, without its contents.

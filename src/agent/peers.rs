@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::api::peer::PeerStatus;
+use crate::core::error::chain;
 use crate::core::view::{PeerAnswer, View};
 use crate::sys::clock;
 
@@ -27,10 +28,7 @@ pub async fn ask(d: &Drivers, v: &View) -> Fact {
             let peer = match answer {
                 Ok(answer) => to_answer(&PeerStatus::parse(&answer.body)),
                 Err(error) => {
-                    tracing::warn!(
-                        "member {name} did not answer: {}",
-                        super::executor::chain(&error)
-                    );
+                    tracing::warn!("member {name} did not answer: {}", chain(&error));
                     PeerAnswer::default()
                 }
             };

@@ -17,6 +17,7 @@ use crate::api::snapshot::Reply;
 use crate::core::budget::Budget;
 use crate::core::cluster::Tenure;
 use crate::core::decision::Action;
+use crate::core::error::chain;
 use crate::core::events;
 use crate::core::failsafe::{self, Bound, Known, PROMISE_MAX, Plea, Refusal};
 use crate::core::guard::Phase;
@@ -28,7 +29,6 @@ use crate::sys::clock;
 
 use super::drivers::{Drivers, Setup};
 use super::events::Event;
-use super::executor::chain;
 use super::turn::Turn;
 
 /// The answer's header: for how long no campaign was promised. Patroni does not send it.

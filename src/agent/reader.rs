@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::core::error::chain;
 use crate::core::events;
 use crate::sys::clock;
 
 use super::drivers::Drivers;
 use super::events::Event;
-use super::executor::chain;
 
 /// Between attempts while the store does not answer.
 const RETRY: Duration = Duration::from_millis(500);

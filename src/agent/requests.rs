@@ -12,6 +12,7 @@ use crate::api::peer::PeerStatus;
 use crate::api::restart::{self, ReinitializePlan, RestartPlan};
 use crate::api::snapshot::{Command, Reply, Request, Snapshot};
 use crate::config;
+use crate::core::error::chain;
 use crate::core::settings::Settings;
 use crate::core::time::Boot;
 use crate::dcs::{Compare, Key, Write, documents};
@@ -19,7 +20,6 @@ use crate::link::order::JobKind;
 use crate::sys::clock;
 
 use super::drivers::Drivers;
-use super::executor::chain;
 use super::promises;
 use super::turn::Turn;
 

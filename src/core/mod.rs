@@ -13,6 +13,7 @@ pub mod decide;
 #[cfg(test)]
 mod decide_tests;
 pub mod decision;
+pub mod error;
 pub mod events;
 pub mod failsafe;
 #[cfg(test)]

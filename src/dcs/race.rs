@@ -246,7 +246,7 @@ impl<T: Send + 'static> Race<T> {
 fn failure(url: &str, error: CallError, sent: bool) -> Failure {
     let status = match error {
         CallError::Etcd(Error::GRpcStatus(status)) => status,
-        CallError::Etcd(error) => return Failure::Retry { reason: chain(&error), sent },
+        CallError::Etcd(error) => return Failure::Retry { reason: innermost(&error), sent },
         CallError::Ended => {
             return Failure::Retry { reason: "closed the stream".into(), sent };
         }
@@ -271,7 +271,7 @@ fn failure(url: &str, error: CallError, sent: bool) -> Failure {
         CANCELLED | UNKNOWN | DEADLINE_EXCEEDED | ABORTED | INTERNAL | UNAVAILABLE => {
             // A dead transport shows as any of these, not only as UNAVAILABLE.
             let sent = sent && !never_sent(&status) && !says("etcdserver: no leader");
-            let reason = if says("etcdserver") { reason } else { chain(&status) };
+            let reason = if says("etcdserver") { reason } else { innermost(&status) };
             Failure::Retry { reason, sent }
         }
         _ => Failure::Final(DcsError::Server { endpoint, reason, maybe_applied }),
@@ -307,12 +307,12 @@ fn never_sent(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// The innermost cause: the layers above it only say that there is one.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut at = error;
+    while let Some(cause) = at.source() {
+        at = cause;
     }
-    innermost.to_string()
+    at.to_string()
 }
 
 #[cfg(test)]

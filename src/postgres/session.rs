@@ -11,6 +11,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, config::SslMode};
 
+use crate::core::error::chain;
+
 use super::tls::Terms;
 
 /// Where and as whom to connect.
@@ -252,20 +254,6 @@ fn classify(place: &str, doing: &'static str, error: tokio_postgres::Error) -> S
         },
         None => SessionError::Lost { place, doing, reason: chain(&error) },
     }
-}
-
-/// `error connecting to server: Connection refused (os error 111)`.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn leading_number(text: &str) -> Option<u32> {
