@@ -38,14 +38,16 @@ pub enum Action {
 }
 
 impl Action {
-    fn name(self) -> &'static str {
+    /// As in paths, and inside of sentences.
+    pub fn name(self) -> &'static str {
         match self {
             Action::Switchover => "switchover",
             Action::Failover => "failover",
         }
     }
 
-    fn title(self) -> &'static str {
+    /// As a sentence begins with it.
+    pub fn title(self) -> &'static str {
         match self {
             Action::Switchover => "Switchover",
             Action::Failover => "Failover",

@@ -3,6 +3,7 @@
 use hyper::Method;
 use serde_json::{Map, json};
 
+use crate::api::operator::Action;
 use crate::core::cluster::{Cluster, FailoverRequest};
 use crate::core::settings::SyncMode;
 
@@ -13,28 +14,6 @@ use super::output::Format;
 use super::schedule::{self, Scheduled};
 use super::selection;
 use super::session::{Answer, Session};
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Action {
-    Switchover,
-    Failover,
-}
-
-impl Action {
-    fn word(self) -> &'static str {
-        match self {
-            Action::Switchover => "switchover",
-            Action::Failover => "failover",
-        }
-    }
-
-    fn title(self) -> &'static str {
-        match self {
-            Action::Switchover => "Switchover",
-            Action::Failover => "Failover",
-        }
-    }
-}
 
 /// What the operator wants, after all questions.
 struct Plan<'a> {
@@ -140,7 +119,7 @@ fn candidate(
 ) -> Result<Option<String>, Failure> {
     let names = candidates(cluster);
     if names.is_empty() {
-        let text = format!("No candidates found to {} to", action.word());
+        let text = format!("No candidates found to {} to", action.name());
         return Err(Failure::Message(text));
     }
     let answer = match given {
@@ -205,7 +184,7 @@ fn confirm(
     if force {
         return Ok(());
     }
-    let (word, name) = (plan.action.word(), plan.cluster);
+    let (word, name) = (plan.action.name(), plan.cluster);
     let demoting = match &cluster.leader {
         Some(leader) => format!(", demoting current leader {}", leader.name),
         None => String::new(),
@@ -240,7 +219,7 @@ fn carry_out(session: &mut Session, cluster: &Cluster, plan: &Plan) -> Result<()
         Some(_) => selection::leader(cluster),
         None => candidate,
     };
-    let (word, title) = (plan.action.word(), plan.action.title());
+    let (word, title) = (plan.action.name(), plan.action.title());
     let answer = asked.map(|m| (m, session.request(m, Method::POST, word, Some(&body.into()))));
     match answer {
         Some((_, Ok(Answer { status: 200 | 202, text }))) => {
