@@ -13,7 +13,7 @@ use super::local::{Credentials, Ctl};
 use super::read_local;
 use super::reader::Reader;
 use super::schema;
-use super::yaml11::{Node, Position};
+use super::tree::{Node, Position};
 
 /// Where patronictl looks without `-c`, below the home directory.
 pub const DEFAULT_FILE: &str = ".config/patroni/patronictl.yaml";

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::yaml11::{Position, YamlError};
+use super::tree::Position;
+use super::yaml11::YamlError;
 
 /// One finding. Display is `file:line:col: path: message`, without the parts that do not apply.
 #[derive(Clone, Debug, PartialEq, Eq)]

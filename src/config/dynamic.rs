@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::diagnostics::{Diagnostic, Report};
-use super::yaml11::{Node, Position};
+use super::tree::{Node, Position};
 use super::{options, schema, units};
 
 /// Patroni's floor of ttl, to be kept while a Patroni member is in the cluster.

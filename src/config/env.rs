@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::diagnostics::Report;
+use super::tree::{Data, Entry, Node, Position};
 use super::units;
-use super::yaml11::{self, Data, Entry, Node, Position};
+use super::yaml11;
 
 /// The whole configuration in one variable; then neither a file nor another variable counts.
 pub const CONFIGURATION: &str = "PATRONI_CONFIGURATION";

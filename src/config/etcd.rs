@@ -5,7 +5,7 @@ use std::fmt;
 use super::address;
 use super::diagnostics::Report;
 use super::reader::Reader;
-use super::yaml11::{Data, Position};
+use super::tree::{Data, Position};
 
 /// The store. Both sections mean the same etcd cluster over its v3 API.
 #[derive(Clone, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::diagnostics::{Diagnostic, Report};
 use super::load::{load, sources};
 use super::local::Local;
-use super::yaml11::{Data, Node};
+use super::tree::{Data, Node};
 
 /// The width that the lists are broken at.
 const COLUMNS: usize = 78;

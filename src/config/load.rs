@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use super::ctl::SERVICE_FILE;
 use super::diagnostics::{Diagnostic, Report};
 use super::local::Local;
-use super::yaml11::{self, Data, Node, Position};
+use super::tree::{Data, Node, Position};
+use super::yaml11;
 use super::{dynamic, env, read_local, schema};
 
 const EMPTY: &str = "there is no configuration: name a file; `pgvigil init` makes one";

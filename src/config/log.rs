@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::diagnostics::Report;
 use super::reader::Reader;
+use super::tree::Position;
 use super::units;
-use super::yaml11::Position;
 
 /// How this process logs. The journal, if stderr is connected to it, gets every record with its
 /// fields whatever stands here but the level.

@@ -22,6 +22,7 @@ mod scalar;
 mod schema;
 mod slots;
 mod tags;
+pub mod tree;
 pub mod units;
 pub mod yaml11;
 

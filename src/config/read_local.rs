@@ -18,8 +18,8 @@ use super::log;
 use super::options::{self, INITDB};
 use super::reader::{self, Reader};
 use super::tags;
+use super::tree::{Node, Position};
 use super::units;
-use super::yaml11::{Node, Position};
 
 /// Patroni uses this name for itself in the sync key.
 const RESERVED_NAME: &str = "__patroni_strict_sync_replica_placeholder__";

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::tree::{Data, Node, Position};
 use super::units;
-use super::yaml11::{Data, Node, Position};
 
 /// A section, or nothing where it is absent.
 #[derive(Clone, Copy)]

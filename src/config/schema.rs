@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::diagnostics::Report;
 use super::keys::{DYNAMIC, Key, Kind, LOCAL, UNSUPPORTED, UNSUPPORTED_DYNAMIC, Unsupported};
+use super::tree::{Data, Node};
 use super::units;
-use super::yaml11::{Data, Node};
 
 /// Checks a local configuration, `bootstrap.dcs` included.
 pub fn check_local(root: &Node, report: &mut Report) {

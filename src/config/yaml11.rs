@@ -5,51 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::scalar;
+use super::tree::{Data, Entry, Node, Position};
 
 /// More text than this is not a configuration.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 /// Aliases multiply nodes; a document that grows beyond this is refused.
 const NODES_MAX: usize = 100_000;
 const DEPTH_MAX: usize = 64;
-
-/// Where something was written. Line and column count from 1; line 0: the source has no lines
-/// (an environment variable).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Position {
-    pub file: Arc<str>,
-    pub line: usize,
-    pub column: usize,
-}
-
-/// A value and where it stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    pub data: Data,
-    pub at: Position,
-    /// A number that does not print as it was written (`0644`, `1_000`, `1:30`): wherever text is
-    /// meant this is a surprise.
-    pub respelled: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Data {
-    /// Never an array or an object.
-    Scalar(Value),
-    List(Vec<Node>),
-    /// Names are unique, in the order of their first appearance.
-    Map(Vec<Entry>),
-}
-
-/// A key with its value.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
-    pub name: String,
-    pub at: Position,
-    pub node: Node,
-}
 
 /// A parsed document.
 #[derive(Clone, Debug)]
@@ -64,69 +29,6 @@ pub struct Document {
 pub struct YamlError {
     pub at: Position,
     pub message: String,
-}
-
-impl Node {
-    /// A node that stands nowhere in particular within `at`.
-    pub fn from_value(value: &Value, at: &Position) -> Node {
-        let data = match value {
-            Value::Array(items) => {
-                Data::List(items.iter().map(|v| Node::from_value(v, at)).collect())
-            }
-            Value::Object(map) => Data::Map(
-                map.iter()
-                    .map(|(name, v)| Entry {
-                        name: name.clone(),
-                        at: at.clone(),
-                        node: Node::from_value(v, at),
-                    })
-                    .collect(),
-            ),
-            scalar => Data::Scalar(scalar.clone()),
-        };
-        Node { data, at: at.clone(), respelled: false }
-    }
-
-    /// The bare value.
-    pub fn to_value(&self) -> Value {
-        match &self.data {
-            Data::Scalar(v) => v.clone(),
-            Data::List(items) => Value::Array(items.iter().map(Node::to_value).collect()),
-            Data::Map(entries) => Value::Object(
-                entries.iter().map(|e| (e.name.clone(), e.node.to_value())).collect::<Map<_, _>>(),
-            ),
-        }
-    }
-
-    pub fn is_null(&self) -> bool {
-        self.data == Data::Scalar(Value::Null)
-    }
-
-    /// The value of a key of a mapping.
-    pub fn get(&self, name: &str) -> Option<&Node> {
-        match &self.data {
-            Data::Map(entries) => entries.iter().find(|e| e.name == name).map(|e| &e.node),
-            _ => None,
-        }
-    }
-
-    /// Merges `patch` over this tree by Patroni's rule: null deletes, mappings merge key by key,
-    /// scalars that print alike stay what they were.
-    pub fn patch(&mut self, patch: &Node) {
-        let (Data::Map(base), Data::Map(changes)) = (&mut self.data, &patch.data) else {
-            *self = patch.clone();
-            return;
-        };
-        for change in changes {
-            let found = base.iter().position(|e| e.name == change.name);
-            match found {
-                Some(i) if change.node.is_null() => drop(base.remove(i)),
-                None if change.node.is_null() => {}
-                Some(i) => base[i].node.patch(&change.node),
-                None => base.push(change.clone()),
-            }
-        }
-    }
 }
 
 /// Parses one document. An empty text is null.
@@ -499,12 +401,5 @@ mod tests {
             laughs += &format!("a{i}: &a{i} [{row}]\n");
         }
         assert!(message(&laughs).contains("more than 100000 values"));
-    }
-
-    #[test]
-    fn patch_merges_by_key_and_null_deletes() {
-        let mut base = read("a: {b: 1, c: 2}\nd: [1]\n").unwrap().root;
-        base.patch(&read("a: {b: ~, e: 3}\nd: [2]\nx: ~\n").unwrap().root);
-        assert_eq!(base.to_value(), serde_json::json!({"a": {"c": 2, "e": 3}, "d": [2]}));
     }
 }
