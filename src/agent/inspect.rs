@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::core::database::DataDir;
+use crate::core::database::{DataDir, beside};
 use crate::postgres::{datadir, pidfile};
 use crate::watchdog::record::hold;
 
@@ -10,18 +10,16 @@ use crate::watchdog::record::hold;
 /// published: a bootstrap that was interrupted is taken up again, not mistaken for a server.
 pub const BOOTSTRAP_MARKER: &str = "pgvigil.bootstrap";
 
-/// Stands beside the data directory (pg_rewind removes what its source does not have) while a
-/// rewind is under way, and stays if it did not end well: pages of two histories may be mixed then.
+/// Stands beside the data directory while a rewind is under way, and stays if it did not end well:
+/// pages of two histories may be mixed then.
 pub fn rewind_marker(data_dir: &Path) -> PathBuf {
-    let name = data_dir.file_name().unwrap_or_default().to_string_lossy();
-    data_dir.with_file_name(format!(".{name}.pgvigil.rewind"))
+    beside(data_dir, "rewind")
 }
 
 /// Stands beside the data directory from the order to promote until the next start: the server may
 /// become writable at any instant, and what it says of itself meanwhile looks like a standby's.
 pub fn promotion_marker(data_dir: &Path) -> PathBuf {
-    let name = data_dir.file_name().unwrap_or_default().to_string_lossy();
-    data_dir.with_file_name(format!(".{name}.pgvigil.promote"))
+    beside(data_dir, "promote")
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

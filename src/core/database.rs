@@ -1,7 +1,16 @@
 //! What is known of the local PostgreSQL, from its files and from its own answers.
 
+use std::path::{Path, PathBuf};
+
 use super::lsn::Lsn;
 use super::time::Wall;
+
+/// Where a member keeps `what` beside its data directory: that one comes and goes, and pg_rewind
+/// removes from it what its source does not have.
+pub fn beside(data_dir: &Path, what: &str) -> PathBuf {
+    let name = data_dir.file_name().unwrap_or_default().to_string_lossy();
+    data_dir.with_file_name(format!(".{name}.pgvigil.{what}"))
+}
 
 /// What the data directory is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::children::{Prepared, Running};
 use super::groups::Descent;
 use super::watch::Supervisor;
+use crate::core::database::beside;
 use crate::core::guard::Event;
 use crate::core::time::Boot;
 use crate::link::CAPSULE_MAX_BYTES;
@@ -243,10 +244,9 @@ impl Supervisor {
     }
 }
 
-/// Beside the data directory, because that one comes and goes.
+/// The lock of whoever runs the member; none where the data directory has no name.
 pub fn lock_path(data_dir: &Path) -> Option<PathBuf> {
-    let name = data_dir.file_name()?.to_str()?;
-    Some(data_dir.with_file_name(format!(".{name}.pgvigil.lock")))
+    data_dir.file_name().map(|_| beside(data_dir, "lock"))
 }
 
 pub fn lock(data_dir: &Path) -> Result<File, String> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::config;
+use crate::core::database::beside;
 use crate::sys::proc;
 
 use super::Check;
@@ -40,9 +41,7 @@ pub fn checks(known: &Known, config: Option<&Path>) -> Vec<Check> {
 pub fn supervisor(known: &Known) -> Option<i32> {
     let local = known.local.as_ref()?;
     let data_dir = Path::new(&local.postgresql.data_dir);
-    let name = data_dir.file_name()?.to_str()?;
-    let lock = data_dir.with_file_name(format!(".{name}.pgvigil.lock"));
-    let pid: i32 = fs::read_to_string(lock).ok()?.trim().parse().ok()?;
+    let pid: i32 = fs::read_to_string(beside(data_dir, "lock")).ok()?.trim().parse().ok()?;
     let exe = proc::exe(pid)?;
     exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pgvigil")).then_some(pid)
 }
