@@ -272,11 +272,13 @@ explain() {
         echo "  $m: PostgreSQL 127.0.0.1:${port[$m]}, REST http://127.0.0.1:${rest[$m]}/patroni," \
             "pgvigil pid ${pid[$m]}, log $dir/$m/log"
     done
+    local ctl="$dir/pgvigil ctl -c $dir/demo1/config.yml"
     echo "To try in a second terminal:"
-    echo "  watch -n 1 $dir/pgvigil ctl -c $dir/demo1/config.yml list"
+    echo "  watch -n 1 $ctl list"
+    echo "  $ctl explain    # what each member decided, and why"
     echo "  kill -9 $(postmaster "$now")    # the postmaster of the primary, $now"
     echo "  kill -9 ${pid[$now]}    # its pgvigil; started again after $restart_after s"
-    echo "  $dir/pgvigil ctl -c $dir/demo1/config.yml switchover --force"
+    echo "  $ctl switchover --force"
     echo "Ctrl-C stops it all and leaves nothing behind."
     echo
 }
