@@ -24,7 +24,8 @@ fn main() {
     let parsed = program::parse(&name, args);
     std::process::exit(match parsed.command {
         Some(Command::Ctl { args }) => cli::run(with_name("pgvigil ctl", args)),
-        Some(Command::Sim { args }) => sim::run(args),
+        Some(Command::Sim { scenario: Some(file), .. }) => sim::run_scenario(&file),
+        Some(Command::Sim { seed, seeds, .. }) => sim::run_seeds(seed.unwrap_or(0), seeds),
         Some(Command::CheckConfig { config }) => {
             let config = config.as_deref().or(config::service_file(&environment()));
             printed(config::check_config, config)

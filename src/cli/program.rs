@@ -84,7 +84,8 @@ pub enum Command {
     },
     /// Print a configuration: what this machine tells, with new passwords
     GenerateConfig {
-        /// Of the PostgreSQL that runs there: connection string or URL of a superuser
+        /// For a PostgreSQL that runs already, whose settings are kept: connection string or URL of
+        /// a superuser
         #[arg(long, value_name = "DSN")]
         dsn: Option<String>,
     },
@@ -93,7 +94,8 @@ pub enum Command {
         /// The file to be made
         #[arg(default_value = "/etc/pgvigil/pgvigil.yml")]
         config: PathBuf,
-        /// For the PostgreSQL that runs there: connection string or URL of a superuser
+        /// For a PostgreSQL that runs already, whose settings are kept: connection string or URL of
+        /// a superuser
         #[arg(long, value_name = "DSN")]
         dsn: Option<String>,
     },
@@ -102,13 +104,20 @@ pub enum Command {
         /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
         config: Option<PathBuf>,
     },
-    /// Play a cluster under faults: --seed N, --seeds COUNT [--seed BASE], or a SCENARIO.txt
-    #[command(disable_help_flag = true)]
+    /// Play simulated clusters under faults; exit 0: all promises were kept, 1: one was broken
+    #[command(arg_required_else_help = true)]
     Sim {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<OsString>,
+        /// A written scenario: plays it and prints it with its log
+        #[arg(conflicts_with_all = ["seed", "seeds"])]
+        scenario: Option<PathBuf>,
+        /// Play this seed and print what happens; with --seeds the first one
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+        /// Play so many seeds and print what was seen, and each that breaks a promise
+        #[arg(long, value_name = "COUNT")]
+        seeds: Option<u64>,
     },
-    /// The watchdog devices of this machine: list, test, calibrate
+    /// The watchdog devices of this machine: list, test, calibrate; release after a reset
     Watchdog {
         #[command(subcommand)]
         command: super::watchdog::Command,
@@ -122,10 +131,16 @@ pub enum Command {
     ProbeVolumes { page: PathBuf, data_dir: PathBuf },
     /// For ExecStopPost=: kill the PostgreSQL that a stop could not end (see $SERVICE_RESULT)
     #[command(hide = true)]
-    FenceLeftover { config: Option<PathBuf> },
+    FenceLeftover {
+        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
+        config: Option<PathBuf>,
+    },
     /// For ExecStartPre=+: move a PostgreSQL that runs already into this control group
     #[command(hide = true)]
-    TakeIn { config: Option<PathBuf> },
+    TakeIn {
+        /// As for a member: a file, a directory, or nothing for the variables PATRONI_*
+        config: Option<PathBuf>,
+    },
     /// Process 2, started by the supervisor
     #[command(hide = true)]
     Agent { config: Option<PathBuf> },

@@ -33,47 +33,22 @@ mod transaction;
 mod watchdog;
 mod world;
 
-use std::ffi::OsString;
 use std::path::Path;
 
 pub use run::{Report, Sum, Verdict, explore, play, play_with};
 pub use scenario::{Played, play as play_scenario, play_with as play_scenario_with};
 
-const USAGE: &str = "usage: pgvigil sim --seed N | --seeds COUNT [--seed BASE] | SCENARIO.txt";
-
-/// The subcommand; returns the exit code: 0 all promises kept, 1 one was broken, 2 usage.
-pub fn run(args: Vec<OsString>) -> i32 {
-    if let [file] = args.as_slice()
-        && !file.as_encoded_bytes().starts_with(b"-")
-    {
-        return written(Path::new(file));
-    }
-    let Some((base, count)) = parse(&args) else {
-        eprintln!("{USAGE}");
-        return 2;
-    };
+/// Plays one seed and prints its story, or so many from it on and prints their sum; returns the
+/// exit code: 0 all promises kept, 1 one was broken.
+pub fn run_seeds(seed: u64, count: Option<u64>) -> i32 {
     match count {
-        None => one(base.unwrap_or(0)),
-        Some(count) => many(base.unwrap_or(0), count),
+        None => one(seed),
+        Some(count) => many(seed, count),
     }
 }
 
-fn parse(args: &[OsString]) -> Option<(Option<u64>, Option<u64>)> {
-    let (mut base, mut count) = (None, None);
-    let mut words = args.iter().map(|a| a.to_str());
-    while let Some(word) = words.next() {
-        let place = match word? {
-            "--seed" => &mut base,
-            "--seeds" => &mut count,
-            _ => return None,
-        };
-        *place = Some(words.next()??.parse().ok()?);
-    }
-    (base.is_some() || count.is_some()).then_some((base, count))
-}
-
-/// Plays a written scenario and prints it with its log.
-fn written(file: &Path) -> i32 {
+/// Plays a written scenario and prints it with its log; the exit code is 2 where it cannot be read.
+pub fn run_scenario(file: &Path) -> i32 {
     let place = file.display();
     let played = match std::fs::read_to_string(file) {
         Ok(text) => play_scenario(&text),
