@@ -170,8 +170,15 @@ pub fn explain(session: &mut Session, options: &Members) -> Result<(), Failure> 
     let name = session.scope(options.cluster.as_deref())?;
     let cluster = session.read(&name)?;
     let members = asked(&cluster, &options.members);
+    if cluster.members.is_empty() {
+        let ask = "does a member run, and is the name (`scope`) right?";
+        return Err(Failure::Message(format!("no member of cluster {name} is in etcd: {ask}")));
+    }
     if let Some(stranger) = options.members.iter().find(|n| !cluster.members.contains_key(*n)) {
-        return Err(Failure::Message(format!("{stranger} is not a member of cluster")));
+        let known: Vec<&str> = cluster.members.keys().map(String::as_str).collect();
+        let known = known.join(", ");
+        let what = format!("{stranger} is not a member of cluster {name}, which has {known}");
+        return Err(Failure::Message(what));
     }
     for member in members {
         let text = match session.request(member, Method::GET, "explain", None) {
@@ -198,7 +205,11 @@ fn explanation(member: &Member, answer: &Answer) -> String {
     for member in document["candidates"].as_array().into_iter().flatten() {
         text.push_str(&format!("  {}\n", candidacy(member)));
     }
-    for line in document["decisions"].as_array().into_iter().flatten() {
+    let decisions = document["decisions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !decisions.is_empty() {
+        text.push_str("  decisions until now, the last one below:\n");
+    }
+    for line in decisions {
         text.push_str(&format!("    {}\n", line.as_str().unwrap_or_default()));
     }
     text

@@ -58,10 +58,26 @@ fn explain_shows_rule_reason_and_decisions() {
     assert_eq!(
         printed.text(),
         "alpha: follow\n  beta leads\n  beta could lead, 7 bytes behind\n  \
-         gamma could not lead: it is old; it is slow\n    a\n    b\n\
+         gamma could not lead: it is old; it is slow\n  \
+         decisions until now, the last one below:\n    a\n    b\n\
          beta: is a Patroni and does not explain itself; see its log\n"
     );
     assert_eq!(api.join().unwrap(), ["GET /explain", "GET /explain"]);
+}
+
+#[test]
+fn explain_says_whom_it_does_not_find() {
+    let keys = "members/alpha\t{}\nmembers/beta\t{}\n";
+    for (keys, member, expected) in [
+        ("", None, "no member of cluster demo is in etcd: does a member run, and is the name"),
+        (keys, Some("gamma"), "gamma is not a member of cluster demo, which has alpha, beta"),
+    ] {
+        let (mut session, printed) = Session::fixed(&[cluster(keys)], "");
+        let members = member.map(str::to_owned).into_iter().collect();
+        let answer = explain(&mut session, &Members { cluster: None, members });
+        let Err(Failure::Message(what)) = answer else { panic!("{answer:?}: {}", printed.text()) };
+        assert!(what.starts_with(expected), "{what}");
+    }
 }
 
 #[test]
