@@ -156,7 +156,26 @@ struct Tried {
     by_file: bool,
 }
 
+/// The nearest control group that has both below it, or is one of them.
+pub fn stands_over<'a>(from: &Path, to: &'a Path) -> &'a Path {
+    to.ancestors().find(|group| from.starts_with(group)).unwrap_or(to)
+}
+
+/// A process is moved to another group by whoever may write the list of the one that stands over
+/// both: root, or the owner of a delegated group from inside of it. Source: the kernel's
+/// cgroup-v2.rst, "Delegation Containment".
+fn may_enter(base: &Path) -> io::Result<()> {
+    let own = cgroup::own()?;
+    let list = stands_over(&own, base).join("cgroup.procs");
+    let opened = fs::OpenOptions::new().write(true).open(&list);
+    opened.map(drop).map_err(|error| {
+        let what = format!("from {} it takes root to enter it: {}", own.display(), list.display());
+        io::Error::new(error.kind(), format!("{what}: {error}"))
+    })
+}
+
 fn try_group(base: &Path) -> io::Result<Tried> {
+    may_enter(base)?;
     let path = base.join(format!("pgvigil-doctor-{}", std::process::id()));
     let group = Group::open(&path)?;
     let tried = try_with_process(&group);

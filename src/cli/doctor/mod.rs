@@ -106,10 +106,15 @@ fn text_of(checks: &[Check]) -> String {
     let (warnings, bad) = (count(Verdict::Warning), count(Verdict::Bad));
     text.push_str(&match worst(checks) {
         Verdict::Good => "All is well.\n".to_owned(),
-        Verdict::Warning => format!("It works, with {warnings} warnings.\n"),
-        Verdict::Bad => format!("{bad} bad, {warnings} warnings.\n"),
+        Verdict::Warning => format!("It works, with {}.\n", counted(warnings, "warning")),
+        Verdict::Bad => format!("{bad} bad, {}.\n", counted(warnings, "warning")),
     });
     text
+}
+
+fn counted(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 fn json_of(checks: &[Check]) -> String {

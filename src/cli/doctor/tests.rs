@@ -1,4 +1,4 @@
-use super::machine::slew_rate;
+use super::machine::{slew_rate, stands_over};
 use super::service::{scheduling, settings, unit_name};
 use super::*;
 
@@ -9,8 +9,9 @@ fn the_worst_line_is_the_exit_code() {
     let bad = Check::bad("ports", "in use", "stop it");
     for (checks, code, last) in [
         (vec![good.clone()], 0, "All is well.\n"),
-        (vec![warning.clone(), good.clone()], 3, "It works, with 1 warnings.\n"),
-        (vec![bad, warning, good], 1, "1 bad, 1 warnings.\n"),
+        (vec![warning.clone(), good.clone()], 3, "It works, with 1 warning.\n"),
+        (vec![bad.clone(), warning, good], 1, "1 bad, 1 warning.\n"),
+        (vec![bad], 1, "1 bad, 0 warnings.\n"),
     ] {
         assert_eq!(exit_code(&checks), code);
         let text = text_of(&checks);
@@ -20,6 +21,18 @@ fn the_worst_line_is_the_exit_code() {
     }
     let text = text_of(&[Check::warning("etcd", "old", "upgrade")]);
     assert!(text.starts_with("warning etcd           old\n                       -> upgrade\n"));
+}
+
+#[test]
+fn a_process_moves_to_another_group_by_leave_of_what_stands_over_both() {
+    for (from, to, over) in [
+        ("/cg/user.slice/a", "/cg/system.slice/pgvigil.service", "/cg"),
+        ("/cg/system.slice/b", "/cg/system.slice/pgvigil.service", "/cg/system.slice"),
+        ("/cg/member", "/cg/member", "/cg/member"),
+        ("/cg/member/agent", "/cg/member", "/cg/member"),
+    ] {
+        assert_eq!(stands_over(from.as_ref(), to.as_ref()), Path::new(over), "{from} {to}");
+    }
 }
 
 #[test]
