@@ -26,6 +26,7 @@ use crate::link::order::Order;
 use crate::postgres::conninfo;
 use crate::postgres::durable::{self, FileError};
 use crate::sys::clock;
+use crate::watchdog::record::boot_id;
 
 use super::drivers::{Drivers, Setup};
 use super::events::Event;
@@ -209,11 +210,6 @@ fn note_path(setup: &Setup) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     setup.data_dir().hash(&mut hasher);
     PathBuf::from(format!("/dev/shm/pgvigil-promise-{:016x}", hasher.finish()))
-}
-
-fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
 }
 
 /// What an agent that begins now is bound by.
