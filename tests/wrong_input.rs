@@ -168,7 +168,7 @@ fn without_etcd_a_member_waits_and_goes_on_when_it_is_there() {
     member.write(&member.config());
     member.start();
     wait_until("a word about etcd", SOON, || {
-        member.log().contains("waiting on etcd").then_some(())
+        member.log().contains("waiting on etcd: ").then_some(())
     });
     assert_eq!(member.get("/liveness").map(|a| a.status), Some(200));
     assert_ne!(member.get("/primary").map(|a| a.status), Some(200));

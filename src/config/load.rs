@@ -15,7 +15,7 @@ use super::tree::{Data, Node, Position};
 use super::yaml11;
 use super::{dynamic, env, read_local, schema};
 
-const EMPTY: &str = "there is no configuration: name a file; `pgvigil init` makes one";
+const EMPTY: &str = "the configuration is empty: name a file; `pgvigil init` makes one";
 
 /// A configuration that can be run.
 #[derive(Clone, Debug)]

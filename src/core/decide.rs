@@ -85,7 +85,9 @@ pub fn decide(view: &View) -> Decision {
             return finish(&view, rule.id, outcome);
         }
     }
-    let outcome = Outcome::say(&view, "nothing to do");
+    // Before the first look at the cluster hardly any rule can tell.
+    let why = if view.cluster().is_none() { "waiting on etcd" } else { "nothing to do" };
+    let outcome = Outcome::say(&view, why);
     finish(&view, "none", outcome)
 }
 

@@ -144,6 +144,22 @@ fn the_units_have_what_the_fence_needs_and_differ_only_in_the_instance() {
     assert!(there, "{single:?}");
 }
 
+/// Who reads them on a server has no clone. (Why things are as they are stays there.)
+#[test]
+fn the_packaged_documents_refer_to_packaged_ones() {
+    let manifest = read("Cargo.toml");
+    let assets = manifest.lines().filter_map(|line| line.trim().strip_prefix("[\"docs/"));
+    let packaged: BTreeSet<&str> = assets.filter_map(|line| line.split('"').next()).collect();
+    assert!(packaged.contains("INSTALL.md") && packaged.len() > 5, "{packaged:?}");
+    for document in &packaged {
+        let text = read(&format!("docs/{document}"));
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let here = link.ends_with(".md") && !link.contains('/');
+            assert!(!here || packaged.contains(link), "{document}: {link}");
+        }
+    }
+}
+
 /// Nothing loads a module or sets an option of one unless somebody takes the `#` away.
 #[test]
 fn nothing_is_loaded_unasked() {
