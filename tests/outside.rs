@@ -1,7 +1,9 @@
 //! What others see of a member: systemd's notify socket, Patroni's own command line.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use crate::etcd::Etcd;
 use crate::lab::process::signal;
 use crate::lab::pypi;
 use crate::lab::wait::{let_pass, wait_until};
-use crate::rig::{Rig, as_postgres, free_port, make_directory, output};
+use crate::rig::{Member, Rig, as_postgres, free_port, make_directory, output};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -28,19 +30,25 @@ fn hear(socket: &UnixDatagram, heard: &mut String, wanted: &str) {
     });
 }
 
-#[test]
-fn systemd_hears_ready_status_reload_and_stop() {
-    let etcd = Etcd::start(1);
-    let rig = Rig::new(etcd.urls());
-    let mut member = rig.member("m");
-    member.write(&member.config());
+/// systemd's end, and its address.
+fn notify_socket(member: &Member) -> (UnixDatagram, String) {
     let folder = member.directory.join("notify");
     make_directory(&folder);
     let path = folder.join("socket");
     let socket = UnixDatagram::bind(&path).expect("a socket");
     socket.set_nonblocking(true).expect("non-blocking");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("chmod");
-    member.start_with("NOTIFY_SOCKET", &path.display().to_string());
+    (socket, path.display().to_string())
+}
+
+#[test]
+fn systemd_hears_ready_status_reload_and_stop() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut member = rig.member("m");
+    member.write(&member.config());
+    let (socket, path) = notify_socket(&member);
+    member.start_with("NOTIFY_SOCKET", &path);
     let mut heard = String::new();
     hear(&socket, &mut heard, "READY=1");
     assert!(!heard.contains("RELOADING"), "{heard}");
@@ -79,6 +87,32 @@ fn the_rest_api_moves_with_a_reload() {
         (url == format!("http://127.0.0.1:{}/patroni", member.rest)).then_some(())
     });
     assert!(!member.log().contains("ERROR"), "{}", member.log());
+}
+
+/// The agent has read its configuration and waits for another file when the signal comes, which the
+/// supervisor counts before it has told this agent anything.
+#[test]
+fn a_reload_that_comes_while_the_agent_starts_is_not_lost() {
+    let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
+    let mut member = rig.member("m");
+    member.write(&member.config());
+    let cached = member.data().join("patroni.dynamic.json");
+    make_directory(&member.data());
+    nix::unistd::mkfifo(&cached, nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("a pipe");
+    let (socket, path) = notify_socket(&member);
+    member.start_with("NOTIFY_SOCKET", &path);
+    let mut pipe = wait_until("the agent to read", SOON, || {
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(nix::libc::O_NONBLOCK).open(&cached).ok()
+    });
+    member.rest = free_port();
+    member.write(&member.config());
+    signal(member.pid(), Signal::SIGHUP);
+    hear(&socket, &mut String::new(), "RELOADING=1");
+    pipe.write_all(b"{}").expect("read");
+    drop(pipe);
+    wait_until("the new address", SOON, || member.get("/liveness"));
+    hear(&socket, &mut String::new(), "READY=1");
 }
 
 #[test]

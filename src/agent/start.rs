@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::options::Options as RestOptions;
 use crate::api::server::{self as rest, Shared};
 use crate::api::snapshot::Snapshot;
-use crate::config::{self, Local};
+use crate::config::{self, Endpoint, Local};
 use crate::core::error::chain;
 use crate::core::slots::SlotMemory;
 use crate::core::time::Boot;
@@ -267,7 +267,9 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
     let (options, options_seen) = watch::channel(options);
     let look = drivers.probe_now.clone();
     let (address, moves) = watch::channel(SocketAddr::from(([0; 4], 0)));
-    tokio::spawn(follow_listen(drivers.clone(), options_seen.clone(), address));
+    // Where it listens now: a reload may come before that task does.
+    let listen = setup.local.restapi.listen.clone();
+    tokio::spawn(follow_listen(drivers.clone(), listen, options_seen.clone(), address));
     let snapshots = snapshot.subscribe();
     let shared = Shared { snapshot: snapshots, requests, options: options_seen, look, moves };
     tokio::spawn(rest::serve(listener, Arc::new(shared)));
@@ -328,10 +330,10 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
 /// Tells the REST API when a reload has it listen elsewhere.
 async fn follow_listen(
     drivers: Arc<Drivers>,
+    mut listen: Endpoint,
     mut reloads: watch::Receiver<Arc<RestOptions>>,
     address: watch::Sender<SocketAddr>,
 ) {
-    let mut listen = drivers.setup().local.restapi.listen.clone();
     while reloads.changed().await.is_ok() {
         let wanted = drivers.setup().local.restapi.listen.clone();
         if wanted == listen {
