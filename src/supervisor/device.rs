@@ -28,7 +28,7 @@ pub struct Dog {
     options: Option<Options>,
     held: Option<Held>,
     wish: Watchdog,
-    /// Arming failed: not counted on before the next campaign.
+    /// Arming failed, and it is not required: not counted on before the next campaign.
     failed: bool,
     last: Option<Command>,
     pinged_at: Boot,
@@ -190,9 +190,7 @@ impl Supervisor {
         let expected = self.guard.device() != Phase::Off;
         let unknown = matches!(self.guard.phase(), GuardPhase::Frozen | GuardPhase::Killing);
         match counted {
-            Some(true) if expected || unknown => {
-                self.guard.device_counts(timeout, clock::boot());
-            }
+            Some(true) if expected || unknown => self.guard.device_counts(timeout, clock::boot()),
             Some(true) => drop(self.dog.send(Command::Disarm)),
             Some(false) | None if expected => {
                 self.log.critical("the watchdog device that covered PostgreSQL is lost");
@@ -253,7 +251,6 @@ impl Supervisor {
             (Command::Arm { timeout_s }, Some(Report::Armed { at })) => {
                 self.log.info(&format!("watchdog armed: timeout {timeout_s} s"));
                 self.device_counted(timeout_s, at);
-                self.dog.pinged_at = at;
                 Event::DeviceArmed { at }
             }
             (Command::Arm { .. }, report) => return self.device_failed(report),
@@ -300,9 +297,8 @@ impl Supervisor {
         };
         self.log.critical(&format!("the watchdog device cannot be armed: {why}"));
         let _ = self.decide(Event::DeviceFailed);
-        self.dog.failed = true;
-        if let (Some(ttl), true) =
-            (self.guard.shortest_ttl(), self.dog.wish.mode != WatchdogMode::Required)
+        self.dog.failed = self.dog.wish.mode != WatchdogMode::Required;
+        if let (Some(ttl), true) = (self.guard.shortest_ttl(), self.dog.failed)
             && let Ok(budget) = self.budget(ttl)
         {
             let _ = self.decide(Event::Retune(budget));

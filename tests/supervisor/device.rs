@@ -173,3 +173,16 @@ fn a_leader_takes_a_device_that_appears_and_other_times_into_use() {
     link.confirm(1);
     link.see("armed again", |s| s.watchdog.armed && s.group.populated);
 }
+
+/// It fails, and ttl changes: what is required then is required still.
+#[test]
+fn a_device_that_is_required_and_fails_is_required_with_another_lease_too() {
+    let Some(mut rig) = Rig::badly_watched("fails") else { return };
+    let mut link = rig.link();
+    link.ok(rig.configure_device(5, 30, true));
+    link.ok(Order::Campaign);
+    link.see("its failure", |s| !s.watchdog.trouble.is_empty());
+    link.ok(Order::Retune { ttl: Duration::from_secs(10) });
+    link.refused(confirmation(1));
+    assert!(link.state.phase == Phase::Candidate && !link.state.watchdog.armed);
+}

@@ -207,6 +207,15 @@ impl Rig {
         })
     }
 
+    /// With a device that can be opened and takes nothing.
+    pub fn badly_watched(name: &str) -> Option<Rig> {
+        Rig::launched(name, true, true, |dir, cgroup| {
+            fs::remove_file(dir.join(PIPE)).unwrap();
+            std::os::unix::fs::symlink("/dev/full", dir.join(PIPE)).unwrap();
+            launch(dir, cgroup)
+        })
+    }
+
     pub fn show_device(&self) {
         fs::rename(self.dir.join(HIDDEN), self.dir.join(PIPE)).unwrap();
     }
