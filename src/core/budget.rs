@@ -217,8 +217,12 @@ impl Budget {
     /// machine stands still before E if the ping comes d after the look at that age. Never less
     /// than G, and in grade A that is T1: a store that takes seconds to answer costs no reset.
     pub fn proof(&self) -> Duration {
-        let reset = self.watch.map_or(Duration::ZERO, |watch| watch.reset);
-        self.exclusive.saturating_sub(reset + ALLOWANCE).min(self.t1)
+        self.exclusive.saturating_sub(self.reset() + ALLOWANCE).min(self.t1)
+    }
+
+    /// The machine stands still at the latest so long after a ping; zero without a device.
+    pub fn reset(&self) -> Duration {
+        self.watch.map_or(Duration::ZERO, |watch| watch.reset)
     }
 
     /// Which grade the device's timeout reaches.

@@ -2,8 +2,8 @@
 //! never does it itself: it sends commands and gets reports, both over a socket pair and without
 //! waiting. The thread allocates nothing and takes no lock, so that the loop may fork at any time.
 //!
-//! It decides nothing but this: a ping with proof is not given once the proof is older than G. It
-//! looks after it has woken up, right before it enters the driver.
+//! It decides nothing but this: a ping with proof is not given once the proof is older than it may
+//! be (`Budget::proof`). It looks after it has woken up, right before it enters the driver.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -29,7 +29,7 @@ pub enum Command {
     Arm {
         timeout_s: u32,
     },
-    /// `proof`: when the renewal was sent, and G.
+    /// `proof`: when the renewal was sent, and how old it may be.
     Ping {
         timeout_s: u32,
         proof: Option<(Boot, Duration)>,

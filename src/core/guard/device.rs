@@ -16,8 +16,9 @@
 //! whoever carries them out: a loop that hangs gets no pings.
 //!
 //! The freeze comes before the reset: while something may acknowledge, a confirmation that gives no
-//! ping moves no deadline. T1 after the last one that did, PostgreSQL is frozen and pinged by time,
-//! long before the device, which was pinged later than that renewal was sent, fires.
+//! ping moves no deadline, and one whose ping is refused afterwards moves it back. T1 after the
+//! last one that gave a ping, PostgreSQL is frozen and pinged by time, long before the device
+//! fires, which was pinged later than that renewal was sent.
 
 use std::time::Duration;
 
@@ -48,8 +49,10 @@ pub(super) struct Pings {
     pub(super) due: Boot,
     /// The same of the last one without proof.
     pub(super) unproven: Boot,
-    /// One is under way; `Some(true)`: with proof.
-    pub(super) pending: Option<bool>,
+    /// Up to here the last one that was given carries a deadline: the device fires later.
+    pub(super) until: Boot,
+    /// One is under way: whether with proof, and what it will carry.
+    pub(super) pending: Option<(bool, Boot)>,
     /// Not frozen yet, but all that is not stands in the kernel, which it does not leave.
     pub(super) still: bool,
     /// A kill has had its one ping.
@@ -74,7 +77,9 @@ impl Guard {
     pub fn device_counts(&mut self, timeout: Option<Duration>, now: Boot) {
         self.device = Device::On;
         let timeout = timeout.unwrap_or_default();
-        self.pings = Pings { done: now, unproven: now, due: now, timeout, ..Pings::default() };
+        let until = self.deadline.unwrap_or(now);
+        let pings = Pings { done: now, unproven: now, due: now, until, ..Pings::default() };
+        self.pings = Pings { timeout, ..pings };
     }
 
     /// For the budget in force.
@@ -106,8 +111,8 @@ impl Guard {
             // The kernel counts from here, as from a ping.
             let Pings { withheld, timeout, .. } = self.pings;
             let due = at.plus(timeout / 2);
-            self.pings =
-                Pings { done: at, unproven: at, due, withheld, timeout, ..Pings::default() };
+            let pings = Pings { done: at, unproven: at, due, until: due, ..Pings::default() };
+            self.pings = Pings { withheld, timeout, ..pings };
         }
     }
 
@@ -118,8 +123,8 @@ impl Guard {
 
     /// No ping without proof, and no arming, came after this renewal was sent.
     pub(super) fn is_newest(&self, of: &Confirmation) -> bool {
-        let pinged = self.pings.pending == Some(false) || self.pings.unproven > of.sent_at;
-        self.device != Device::On || !pinged
+        let pending = self.pings.pending.is_some_and(|(proven, _)| !proven);
+        self.device != Device::On || !(pending || self.pings.unproven > of.sent_at)
     }
 
     fn proves(&self, of: &Confirmation, budget: Budget, now: Boot) -> bool {
@@ -145,15 +150,16 @@ impl Guard {
             return self.arm_device(out);
         }
         if self.device == Device::On && self.proves(&lease, budget, now) {
-            self.ping(Some(lease.sent_at), out);
+            self.ping(Some(lease.sent_at), now, out);
         } else {
             self.pings.withheld = self.pings.withheld.wrapping_add(1);
         }
     }
 
-    pub(super) fn ping(&mut self, proof: Option<Boot>, out: &mut Vec<Effect>) {
+    pub(super) fn ping(&mut self, proof: Option<Boot>, now: Boot, out: &mut Vec<Effect>) {
         let Some(timeout) = self.timeout() else { return };
-        self.pings.pending = Some(proof.is_some());
+        let until = proof.unwrap_or(now).plus(self.budget.map_or(Duration::ZERO, |b| b.t1));
+        self.pings.pending = Some((proof.is_some(), until));
         self.pings.timeout = timeout;
         out.push(Effect::Ping { proof, timeout });
     }
@@ -179,25 +185,26 @@ impl Guard {
     }
 
     pub(super) fn pinged(&mut self, at: Option<Boot>, now: Boot, out: &mut Vec<Effect>) {
-        let Some(proven) = self.pings.pending.take() else { return };
+        let Some((proven, until)) = self.pings.pending.take() else { return };
         let Some(at) = at else {
-            match proven {
-                true => self.pings.withheld = self.pings.withheld.wrapping_add(1),
-                false => self.pings.due = now.plus(self.pings.timeout / 8),
+            if !proven {
+                self.pings.due = now.plus(self.pings.timeout / 8);
+                return;
             }
-            return;
+            self.pings.withheld = self.pings.withheld.wrapping_add(1);
+            // Its confirmation gave no ping after all: the deadline is that of the last one.
+            self.deadline = self.deadline.min(Some(self.pings.until));
+            return self.arm(out);
         };
-        self.pings.done = at;
+        (self.pings.done, self.pings.until) = (at, until);
         self.pings.due = at.plus(self.pings.timeout / 2);
         if !proven {
             self.pings.unproven = at;
         }
         // Between the look at its age and its return the ping was held up so long that the machine
         // might outlive the lease (grade B only: rule R excludes it in grade A).
-        let late = self.lease.zip(self.budget).is_some_and(|(lease, budget)| {
-            let reset = budget.watch.map_or(Duration::ZERO, |watch| watch.reset);
-            at.plus(reset) > lease.sent_at.plus(budget.exclusive)
-        });
+        let late = self.lease.zip(self.budget);
+        let late = late.is_some_and(|(l, b)| at.plus(b.reset()) > l.sent_at.plus(b.exclusive));
         if proven && late && self.phase == Phase::Leading && self.may_acknowledge() {
             self.kill(now, out);
         }
@@ -206,11 +213,11 @@ impl Guard {
     /// What has SIGKILL pending executes nothing any more, so this ping is one of a fenced group:
     /// it leaves the processes a whole timeout to go. There is no second one: what cannot be killed
     /// (a hung disk) is left to the device.
-    pub(super) fn ping_once_more(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn ping_once_more(&mut self, now: Boot, out: &mut Vec<Effect>) {
         let last = self.phase == Phase::Killing && !self.pings.last_given;
         if last && self.device == Device::On && self.pings.pending.is_none() {
             self.pings.last_given = true;
-            self.ping(None, out);
+            self.ping(None, now, out);
         }
     }
 }

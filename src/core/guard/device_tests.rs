@@ -12,7 +12,7 @@ const SOFTDOG: Timing = Timing {
 };
 
 /// ttl 10 s: W 4 s and T1 3.4 s in grade A, 8 s and 6.9 s in grade B; G 0.7 s.
-fn budget(ttl_ms: u64, grade: Grade) -> Budget {
+pub(super) fn budget(ttl_ms: u64, grade: Grade) -> Budget {
     let election = ms(1000);
     let wish = Wish { grade: Some(grade), margin_s: None, election, kept: true };
     Budget::watched(ms(ttl_ms), 10_000, &SOFTDOG, &wish).unwrap()
@@ -101,8 +101,8 @@ fn a_ping_is_one_confirmation_that_was_sent_after_the_last_ping() {
     run.ok(4210, Event::Pinged { at: None });
     assert_eq!(run.guard.withheld(), 3, "the petter found it too old");
     // By time alone a primary gets none.
-    run.ok(4600, Event::Tick);
-    run.is(Phase::Leading, "");
+    run.ok(4290, Event::Tick);
+    run.is(Phase::Leading, "A");
 }
 
 /// E 9.9 s, of which the reset takes 8.08 s and d 0.2 s. The freeze comes before the device fires.
@@ -275,6 +275,45 @@ fn a_shorter_lease_brings_its_timeout_with_the_next_ping() {
     run.ok(600, Event::Retune(budget(5000, Grade::A)));
     run.ok(700, proof(1, 650));
     run.is(Phase::Leading, "AAW");
+}
+
+/// The petter was held up until its proof was too old (grade B), or the driver failed.
+#[test]
+fn a_ping_that_was_refused_carries_no_deadline() {
+    let mut run = primary();
+    run.ok(1000, proof(1, 900));
+    run.ok(1010, pinged(1005));
+    run.ok(2500, proof(1, 2300));
+    run.ok(3600, Event::Pinged { at: None });
+    assert_eq!(run.guard.deadline(), Some(at(900 + 3400)), "the device fires at 5 s, not later");
+    run.out.clear();
+    run.ok(4300, Event::Tick);
+    run.ok(4300, group(true, true));
+    run.is(Phase::Frozen, "AFp");
+    // One that comes in time moves it again, from its own renewal.
+    let mut run = primary();
+    run.ok(1000, proof(1, 900));
+    run.ok(1010, Event::Pinged { at: None });
+    assert_eq!(run.guard.deadline(), Some(at(5 + 3400)));
+    run.ok(2000, proof(1, 1900));
+    run.ok(2010, pinged(2005));
+    assert_eq!(run.guard.deadline(), Some(at(1900 + 3400)));
+}
+
+/// It gives no ping: PostgreSQL is frozen T1 after the one that gave the last, whatever the budget.
+#[test]
+fn a_shorter_budget_takes_no_deadline_from_a_confirmation_that_gave_no_ping() {
+    let mut run = primary();
+    run.ok(1000, proof(1, 900));
+    run.ok(2800, proof(1, 2700)); // the ping before it has not returned
+    run.ok(2810, Event::Retune(budget(5000, Grade::A)));
+    assert_eq!(run.guard.deadline(), Some(at(2700 + 1400)));
+    run.ok(2820, pinged(2820));
+    let mut run = primary();
+    run.ok(1000, proof(1, 900));
+    run.ok(4200, proof(1, 4100));
+    run.ok(4210, Event::Retune(budget(5000, Grade::A)));
+    assert_eq!(run.guard.deadline(), Some(at(900 + 3400)), "5.5 s, when the device has fired");
 }
 
 /// The device shortens T1, so that the budget of a shorter lease without it is the larger one, and

@@ -202,7 +202,7 @@ impl Guard {
             Event::DeviceArmed { at } => self.device_armed(at),
             Event::DeviceFailed => self.device = Device::Off,
             Event::Pinged { at } => self.pinged(at, now, out),
-            Event::KillSent => self.ping_once_more(out),
+            Event::KillSent => self.ping_once_more(now, out),
             Event::Adopted { standby } => self.adopt(standby, now, out),
             Event::Configure { budget, freeze_max } => {
                 self.freeze_max = freeze_max;
@@ -263,7 +263,7 @@ impl Guard {
             out.push(Effect::Kill);
         }
         if self.ping_due().is_some_and(|at| now >= at) {
-            self.ping(None, out);
+            self.ping(None, now, out);
         }
     }
 

@@ -17,7 +17,8 @@ impl Guard {
         self.larger = None;
         self.budget = Some(budget);
         if let (Phase::Leading, Some(lease)) = (self.phase, self.lease) {
-            self.deadline = Some(lease.sent_at.plus(budget.t1));
+            // Never later: a confirmation that gave no ping moved none, and moves none now.
+            self.deadline = self.deadline.min(Some(lease.sent_at.plus(budget.t1)));
         }
         self.arm(out);
     }
