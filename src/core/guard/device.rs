@@ -76,10 +76,9 @@ impl Guard {
     /// ping without proof is due as soon as one may be given.
     pub fn device_counts(&mut self, timeout: Option<Duration>, now: Boot) {
         self.device = Device::On;
-        let timeout = timeout.unwrap_or_default();
         let until = self.deadline.unwrap_or(now);
         let pings = Pings { done: now, unproven: now, due: now, until, ..Pings::default() };
-        self.pings = Pings { timeout, ..pings };
+        self.pings = Pings { timeout: timeout.unwrap_or_default(), ..pings };
     }
 
     /// For the budget in force.

@@ -492,3 +492,15 @@ fn grade_a_survives_stalls_of_any_length() {
     }
     assert!(resets > 50 && permits > 500, "{resets} resets, {permits} permits: too tame");
 }
+
+/// The supervisor stood still before it gave its last ping, and was killed (seed 50741).
+#[test]
+fn a_supervisor_that_starts_again_counts_on_no_ping_that_was_under_way() {
+    let mut run = primary();
+    run.ok(1000, proof(1, 900));
+    let text = run.guard.save();
+    let lines = text.lines().filter_map(|l| l.split_once(' '));
+    let lines = lines.map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    let guard = Guard::restore(&lines, false).unwrap();
+    assert_eq!((guard.deadline(), run.guard.deadline()), (Some(at(3405)), Some(at(4300))));
+}
