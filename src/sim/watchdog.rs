@@ -94,7 +94,8 @@ impl World {
                     self.check_ping(m, proof);
                     self.wind(m, timeout);
                 }
-                let _ = self.decide(m, Event::Pinged { at: given.then_some(now) });
+                let answer = Event::Pinged { at: given.then_some(now) };
+                let _ = self.decide(m, if old { Event::PingLate } else { answer });
             }
             _ => {
                 self.check_disarm(m);

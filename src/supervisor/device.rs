@@ -260,6 +260,7 @@ impl Supervisor {
                 self.device_counted(timeout_s, at);
                 Event::Pinged { at: Some(at) }
             }
+            (Command::Ping { .. }, Some(Report::Withheld)) => Event::PingLate,
             (Command::Ping { .. }, report) => {
                 if let Some(Report::Failed(failure)) = report {
                     self.log.critical(&format!("watchdog: {failure}"));

@@ -16,7 +16,7 @@
 //! whoever carries them out: a loop that hangs gets no pings.
 //!
 //! The freeze comes before the reset: while something may acknowledge, a confirmation that gives no
-//! ping moves no deadline, and one whose ping is refused afterwards moves it back. T1 after the
+//! ping moves no deadline, and one whose ping comes too late afterwards moves it back. T1 after the
 //! last one that gave a ping, PostgreSQL is frozen and pinged by time, long before the device
 //! fires, which was pinged later than that renewal was sent.
 
@@ -186,14 +186,13 @@ impl Guard {
     pub(super) fn pinged(&mut self, at: Option<Boot>, now: Boot, out: &mut Vec<Effect>) {
         let Some((proven, until)) = self.pings.pending.take() else { return };
         let Some(at) = at else {
-            if !proven {
-                self.pings.due = now.plus(self.pings.timeout / 8);
-                return;
+            // Whether it still counts nobody knows: a BMC that restarts has forgotten its timer.
+            // So this moves no deadline; a primary whose lease is confirmed goes on.
+            match proven {
+                true => self.pings.withheld = self.pings.withheld.wrapping_add(1),
+                false => self.pings.due = now.plus(self.pings.timeout / 8),
             }
-            self.pings.withheld = self.pings.withheld.wrapping_add(1);
-            // Its confirmation gave no ping after all: the deadline is that of the last one.
-            self.deadline = self.deadline.min(Some(self.pings.until));
-            return self.arm(out);
+            return;
         };
         (self.pings.done, self.pings.until) = (at, until);
         self.pings.due = at.plus(self.pings.timeout / 2);
@@ -206,6 +205,15 @@ impl Guard {
         let late = late.is_some_and(|(l, b)| at.plus(b.reset()) > l.sent_at.plus(b.exclusive));
         if proven && late && self.phase == Phase::Leading && self.may_acknowledge() {
             self.kill(now, out);
+        }
+    }
+
+    /// Its confirmation gave no ping after all: the deadline is that of the last one that did.
+    pub(super) fn ping_late(&mut self, out: &mut Vec<Effect>) {
+        if self.pings.pending.take().is_some() {
+            self.pings.withheld = self.pings.withheld.wrapping_add(1);
+            self.deadline = self.deadline.min(Some(self.pings.until));
+            self.arm(out);
         }
     }
 

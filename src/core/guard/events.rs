@@ -75,10 +75,12 @@ pub enum Event {
     },
     /// The device cannot be armed.
     DeviceFailed,
-    /// Answer to the last [`Effect::Ping`]: when it returned; `None`: it was withheld, or failed.
+    /// Answer to the last [`Effect::Ping`]: when it returned; `None`: the device refused it.
     Pinged {
         at: Option<Boot>,
     },
+    /// The same: not given, because its proof had grown too old.
+    PingLate,
     /// The last [`Effect::Kill`] was carried out: SIGKILL is pending for every process of the
     /// group, so that none executes another instruction of its program.
     KillSent,

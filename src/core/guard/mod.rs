@@ -202,6 +202,7 @@ impl Guard {
             Event::DeviceArmed { at } => self.device_armed(at),
             Event::DeviceFailed => self.device = Device::Off,
             Event::Pinged { at } => self.pinged(at, now, out),
+            Event::PingLate => self.ping_late(out),
             Event::KillSent => self.ping_once_more(now, out),
             Event::Adopted { standby } => self.adopt(standby, now, out),
             Event::Configure { budget, freeze_max } => {

@@ -198,6 +198,8 @@ struct Watched {
     hour: Hour,
     /// When the petter did not do its work the last time.
     failed_at: u64,
+    /// When the device refused a ping the last time.
+    refused_at: u64,
     story: Vec<String>,
 }
 
@@ -233,6 +235,7 @@ impl Watched {
             renew_at: 0,
             hour: Hour { store_answers: true, answer: 50, petter: 1, refused: 0 },
             failed_at: 0,
+            refused_at: 0,
             story: vec![format!("seed {seed}")],
         }
     }
@@ -271,12 +274,20 @@ impl Watched {
             Effect::Ping { proof, timeout } => {
                 let age = self.run.guard.budget.unwrap().proof();
                 let old = proof.is_some_and(|sent_at| at(self.now).since(sent_at) > age);
-                let given = !old && self.random.below(1000) >= self.hour.refused;
-                match given {
-                    true => self.fires = counts_from_now(self, timeout),
-                    false => self.failed_at = self.now,
+                let refused = self.random.below(1000) < self.hour.refused;
+                let event = match (old, refused) {
+                    (true, _) => Event::PingLate,
+                    (false, true) => Event::Pinged { at: None },
+                    (false, false) => Event::Pinged { at: Some(at(self.now)) },
+                };
+                match event {
+                    Event::Pinged { at: Some(_) } => self.fires = counts_from_now(self, timeout),
+                    _ => self.failed_at = self.now,
                 }
-                self.decide(Event::Pinged { at: given.then_some(at(self.now)) });
+                if refused && !old {
+                    self.refused_at = self.now;
+                }
+                self.decide(event);
             }
             _ => self.fires = None,
         }
@@ -320,7 +331,8 @@ impl Watched {
         }
         let runs = self.group.populated && !self.group.frozen;
         let story = self.story[self.story.len().saturating_sub(40)..].join("\n");
-        assert!(!runs || late, "a reset before the freeze, {:?}:\n{story}", self.hour);
+        let broken = self.refused_at + LONGEST_MS > self.now;
+        assert!(!runs || late || broken, "a reset before the freeze, {:?}:\n{story}", self.hour);
         let at_fault = self.failed_at + LONGEST_MS > self.now;
         assert!(at_fault, "a reset although every ping was in time, {:?}:\n{story}", self.hour);
         false
