@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::core::database::DataDir;
 use crate::core::decision::{Action, Upstream};
 use crate::core::error::chain;
 use crate::core::events;
@@ -166,7 +167,7 @@ async fn act(
             run_data_job(d, Work::BaseBackup, command).await?;
             facts.push(Fact::ReinitializeBegun);
         }
-        Action::Rewind { from } => rewind(d, &from).await?,
+        Action::Rewind { from } => rewind(d, v, &from).await?,
         Action::RewindDone => {
             let mark = rewind_marker(&d.setup().data_dir());
             on_disk(move || durable::remove(&mark)).await??;
@@ -254,13 +255,16 @@ pub async fn run_data_job(d: &Drivers, work: Work, command: Command) -> Result<(
 }
 
 /// Marked before it begins: until it ends well nothing is started from the directory.
-async fn rewind(d: &Drivers, from: &Upstream) -> Result<(), ActionError> {
+async fn rewind(d: &Drivers, v: &View, from: &Upstream) -> Result<(), ActionError> {
     // What was copied of the leader's slots was for the data that were here.
     drop(d.slot_copies.take());
+    let Some(DataDir::Cluster { version, .. }) = v.server.data_dir else {
+        return Err(ActionError::Precondition("there is nothing to rewind".to_owned()));
+    };
     let (setup, from) = (d.setup(), from.clone());
     let command = on_disk(move || {
         server::set_role(&setup, true)?;
-        let command = server::rewind(&setup, &from)?;
+        let command = server::rewind(&setup, &from, version)?;
         durable::write(&rewind_marker(&setup.data_dir()), b"", None)?;
         Ok::<_, ActionError>(command)
     })

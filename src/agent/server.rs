@@ -301,7 +301,18 @@ pub fn password_file(setup: &Setup) -> PathBuf {
     PathBuf::from(format!("{}.initdb", setup.local.postgresql.pgpass))
 }
 
-pub fn rewind(setup: &Setup, from: &Upstream) -> Result<Command, ServerError> {
+/// What to tell pg_rewind of where postgresql.conf is, and whether it finds it at all. It starts a
+/// server that crashed, to recover it, and asks it for `restore_command`; before PostgreSQL 15 it
+/// looks for the file nowhere but in the data directory.
+fn config_for_rewind(places: &Places, major: u32) -> (Option<String>, bool) {
+    let file = places.config_file();
+    let elsewhere = file != places.data_dir.join("postgresql.conf");
+    let told = (elsewhere && major >= 15).then(|| file.to_string_lossy().into_owned());
+    let found = !elsewhere || told.is_some();
+    (told, found)
+}
+
+pub fn rewind(setup: &Setup, from: &Upstream, major: u32) -> Result<Command, ServerError> {
     write_pgpass(setup, from)?;
     let pg = &setup.local.postgresql;
     let (host, port) = address(from)?;
@@ -315,13 +326,33 @@ pub fn rewind(setup: &Setup, from: &Upstream) -> Result<Command, ServerError> {
     };
     let mut pairs = upstream.pairs();
     pairs.push(("dbname".to_owned(), "postgres".to_owned()));
+    let (config_file, finds_config) = config_for_rewind(&places(setup), major);
+    let restores = setup.replica.recovery_conf.contains_key("restore_command");
     let argv = command::pg_rewind(&Rewind {
         pg_rewind: &binary(setup, Tool::PgRewind)?,
         data_dir: &pg.data_dir,
         source_conninfo: &conninfo::build(&pairs),
-        restore_target_wal: setup.replica.recovery_conf.contains_key("restore_command"),
-        config_file: None,
+        restore_target_wal: restores && finds_config,
+        config_file: config_file.as_deref(),
         options: &setup.replica.rewind_options,
     });
     Ok(Command { argv, ..Command::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pg_rewind_is_told_of_a_configuration_that_is_elsewhere() {
+        let beside = Places::new("/pg/data", "", "");
+        assert_eq!(config_for_rewind(&beside, 15), (None, true));
+        assert_eq!(config_for_rewind(&beside, 13), (None, true));
+        let debian = Places::new("/pg/data", "/etc/postgresql/15/main", "");
+        let file = "/etc/postgresql/15/main/postgresql.conf".to_owned();
+        assert_eq!(config_for_rewind(&debian, 15), (Some(file), true));
+        assert_eq!(config_for_rewind(&debian, 14), (None, false));
+        let renamed = Places::new("/pg/data", "", "ha");
+        assert_eq!(config_for_rewind(&renamed, 16), (Some("/pg/data/ha.conf".to_owned()), true));
+    }
 }
