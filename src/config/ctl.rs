@@ -32,9 +32,6 @@ pub struct CtlConfig {
     pub ctl: Ctl,
     /// For requests to members: `ctl.authentication`, else `restapi.authentication`.
     pub credentials: Option<Credentials>,
-    /// The `authentication` of a member's file, for `query` and `dsn`.
-    pub postgresql_user: Option<String>,
-    pub warnings: Vec<Diagnostic>,
 }
 
 /// The member's on this server, if no variable in `env` is configuration.
@@ -108,7 +105,7 @@ pub fn load_ctl(
     if report.has_errors() {
         return Err(report.sorted());
     }
-    Ok(CtlConfig { warnings: report.sorted(), ..config })
+    Ok(config)
 }
 
 fn nowhere() -> Position {
@@ -122,15 +119,12 @@ fn read(root: &Node, insecure: bool, report: &mut Report) -> CtlConfig {
     let whole = Position { line: 0, column: 0, ..root.at.clone() };
     let etcd = etcd::read(top, &whole, report);
     let member = read_local::credentials(top.sub("restapi"));
-    let user = top.sub("postgresql").sub("authentication").sub("superuser").text("username");
     CtlConfig {
         scope: top.text("scope"),
         namespace: read_local::namespace(top.text("namespace")),
         etcd,
         credentials: ctl.authentication.clone().or(member),
         ctl,
-        postgresql_user: user,
-        warnings: Vec::new(),
     }
 }
 

@@ -256,9 +256,6 @@ const AUTHENTICATION: &[Key] = &[
 ];
 
 /// The programs that `bin_name` can rename.
-pub const BINARIES: &[&str] =
-    &["pg_ctl", "initdb", "pg_controldata", "pg_basebackup", "postgres", "pg_isready", "pg_rewind"];
-
 const BIN_NAME: &[Key] = &[
     key("pg_ctl", Text),
     key("initdb", Text),

@@ -1,4 +1,4 @@
-//! Leases: grant, keep alive, revoke, and the read that confirms a renewal.
+//! Leases: grant, keep alive, and the read that confirms a renewal.
 
 use std::time::Duration;
 
@@ -91,22 +91,6 @@ impl Dcs {
     pub async fn leader(&self, within: Duration) -> Result<LeaderRead, DcsError> {
         let path = Key::Leader.path(&self.prefix);
         self.hedged(within, |_| false, move |client| leader(client, path.clone())).await
-    }
-
-    /// Revokes the lease and deletes the keys that carry it; fine if it is already gone.
-    pub async fn revoke(&self, lease: i64, within: Duration) -> Result<(), DcsError> {
-        let revoked = self.hedged(
-            within,
-            |()| false,
-            move |mut client: Client| async move {
-                client.lease_revoke(lease).await?;
-                Ok(())
-            },
-        );
-        match revoked.await {
-            Err(DcsError::LeaseNotFound { .. }) => Ok(()),
-            revoked => revoked,
-        }
     }
 
     /// Asks in the way of reads and renewals: doing it twice does no harm.

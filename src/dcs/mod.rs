@@ -32,7 +32,6 @@ use crate::core::cluster::Cluster;
 use crate::sys::clock;
 use directory::Directory;
 use documents::Entry;
-use endpoints::Link;
 use race::{Answer, Ask, CallError};
 
 /// Greatest silence before a read or a renewal is sent to the next endpoint, too.
@@ -99,15 +98,6 @@ impl Dcs {
         let options = GetOptions::new().with_prefix();
         self.hedged(within, |_| false, move |client| range(client, prefix.clone(), options.clone()))
             .await
-    }
-
-    /// Everything below the prefix as one endpoint knows it: works without a quorum, may be old.
-    pub async fn read_stale(&self, within: Duration) -> Result<Cluster, DcsError> {
-        let prefix = self.prefix.clone();
-        let options = GetOptions::new().with_prefix().with_serializable();
-        let ask = Ask { link: Link::Alone, within, patience: PATIENCE };
-        let call = move |client| range(client, prefix.clone(), options.clone());
-        self.ask(ask, |_| false, call).await.result
     }
 
     /// A number that grows whenever something changed below the prefix on which a decision could

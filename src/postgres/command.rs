@@ -93,34 +93,6 @@ pub fn pg_rewind(rewind: &Rewind) -> Vec<String> {
     argv
 }
 
-/// Crash recovery of a former primary, without ever serving a client: a single-user server that
-/// recovers, reads end of file, writes a shutdown checkpoint and exits. `standby.signal` must be
-/// gone (a single-user server refuses it).
-///
-/// Archiving stays on with a command that fails, so that no segment is recycled: pg_rewind needs
-/// the WAL back to the fork, and no diverged segment may reach the archive. `controlled` matters
-/// because recovery refuses, for instance, too small a `max_prepared_transactions`.
-pub fn crash_recovery(
-    postgres: &str,
-    data_dir: &str,
-    config_file: &str,
-    controlled: &[(String, String)],
-) -> Vec<String> {
-    let mut argv = vec![
-        postgres.to_owned(),
-        "--single".to_owned(),
-        "-D".to_owned(),
-        data_dir.to_owned(),
-        option("config-file", config_file),
-    ];
-    argv.extend(controlled.iter().map(|(name, value)| option(name, value)));
-    for setting in ["archive_mode=on", "archive_command=false"] {
-        argv.extend(["-c".to_owned(), setting.to_owned()]);
-    }
-    argv.push("template1".to_owned());
-    argv
-}
-
 /// Promote a standby; does not wait for the end of recovery.
 pub fn promote(pg_ctl: &str, data_dir: &str) -> Vec<String> {
     [pg_ctl, "promote", "-D", data_dir, "--no-wait"].map(str::to_owned).to_vec()

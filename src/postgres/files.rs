@@ -230,11 +230,6 @@ pub fn set_standby(data_dir: &Path, standby: bool) -> Result<bool, FileError> {
     Ok(removed || changed)
 }
 
-/// Whether the next start would be one of a standby.
-pub fn is_standby(data_dir: &Path) -> bool {
-    data_dir.join("standby.signal").exists()
-}
-
 /// Keeps copies of the configuration in the data directory.
 pub fn backup_configuration(places: &Places) -> Result<(), FileError> {
     for file in places.configuration() {
@@ -381,10 +376,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let (dir, places) = (folder.path(), places(folder.path()));
         fs::write(dir.join("recovery.signal"), "").expect("written");
-        assert!(set_standby(dir, true).expect("set") && is_standby(dir));
+        let signal = dir.join("standby.signal");
+        assert!(set_standby(dir, true).expect("set") && signal.exists());
         assert!(!dir.join("recovery.signal").exists());
         assert!(!set_standby(dir, true).expect("set already"));
-        assert!(set_standby(dir, false).expect("removed") && !is_standby(dir));
+        assert!(set_standby(dir, false).expect("removed") && !signal.exists());
 
         assert!(write_hba(&places, &["local all all trust".into()]).expect("written"));
         assert!(append_hba(&places, &["host all all all md5".into()]).expect("added"));

@@ -14,7 +14,6 @@ pub mod judge;
 pub mod pidfile;
 pub mod ping;
 pub mod probe;
-pub mod rewind;
 pub mod roles;
 pub mod session;
 pub mod slot_copies;

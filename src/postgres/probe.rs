@@ -83,7 +83,6 @@ fn leader_sql() -> String {
     format!(
         "SELECT row_to_json(answer) FROM (SELECT r.in_recovery, t.timeline,
   (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
-  (SELECT timeline_id FROM pg_control_checkpoint()) AS checkpoint_timeline,
   CASE WHEN t.timeline > 1 THEN encode(pg_read_binary_file('pg_wal/' ||
     lpad(upper(to_hex(t.timeline)), 8, '0') || '.history', 0, {HISTORY_BYTES_MAX}, true),
     'hex') END AS history
@@ -102,19 +101,8 @@ pub struct Leader {
     pub system_identifier: u64,
     pub in_recovery: bool,
     pub timeline: u32,
-    /// Timeline of the leader's last checkpoint; behind `timeline` until the first one after a
-    /// promotion.
-    pub checkpoint_timeline: u32,
     /// Ancestors of `timeline`; `None` if the leader has no such file (any more).
     pub history: Option<History>,
-}
-
-impl Leader {
-    /// pg_rewind reads the timeline from the source's control file: before the first checkpoint
-    /// after a promotion it would believe that nothing diverged.
-    pub fn is_ready_for_rewind(&self) -> bool {
-        !self.in_recovery && self.checkpoint_timeline == self.timeline
-    }
 }
 
 impl Session {
@@ -151,7 +139,6 @@ struct RawLeader {
     system_identifier: u64,
     in_recovery: bool,
     timeline: u32,
-    checkpoint_timeline: u32,
     history: Option<String>,
 }
 
@@ -171,7 +158,6 @@ impl RawLeader {
             system_identifier: self.system_identifier,
             in_recovery: self.in_recovery,
             timeline: self.timeline,
-            checkpoint_timeline: self.checkpoint_timeline,
             history,
         })
     }
@@ -372,7 +358,6 @@ mod tests {
             system_identifier: 1,
             in_recovery: false,
             timeline,
-            checkpoint_timeline: 2,
             history: history.map(str::to_owned),
         }
     }
@@ -382,9 +367,7 @@ mod tests {
         let hex = "310930 2f333030303134380978";
         let leader = raw(2, Some(&hex.replace(' ', ""))).decode().expect("valid");
         assert_eq!(leader.history.as_ref().map(|h| h.0.len()), Some(1));
-        assert!(leader.is_ready_for_rewind());
         assert_eq!(raw(3, None).decode().expect("valid").history, None);
-        assert!(!raw(3, None).decode().expect("valid").is_ready_for_rewind());
         assert_eq!(raw(1, None).decode().expect("valid").history, Some(History::default()));
         for bad in ["3", "zz", "00"] {
             assert!(raw(2, Some(bad)).decode().is_err(), "{bad}");

@@ -1,6 +1,5 @@
 //! What we change in a running server: roles at bootstrap, replication slots.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -127,23 +126,6 @@ impl Session {
              WHERE slot_name = {name} AND NOT active"
         );
         Ok(self.run(doing, &sql, within).await?.is_some())
-    }
-
-    /// Values in force, as `SHOW` prints them; unknown names are left out.
-    pub async fn parameters(
-        &mut self,
-        names: &[&str],
-        within: Duration,
-    ) -> Result<BTreeMap<String, String>, SessionError> {
-        let doing = "read parameters";
-        let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
-        let sql = format!(
-            "SELECT coalesce(json_object_agg(name, current_setting(name)), '{{}}') \
-             FROM pg_settings WHERE name = ANY (ARRAY[{}]::text[])",
-            names.join(", ")
-        );
-        let text = self.run(doing, &sql, within).await?.unwrap_or_default();
-        serde_json::from_str(&text).map_err(|e| self.unexpected(doing, e))
     }
 
     fn check_slot_name(&self, doing: &'static str, name: &str) -> Result<(), SessionError> {

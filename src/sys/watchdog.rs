@@ -24,7 +24,6 @@ mod raw {
     nix::ioctl_readwrite!(set_timeout, b'W', 6, c_int);
     nix::ioctl_read!(timeout, b'W', 7, c_int);
     nix::ioctl_readwrite!(set_pretimeout, b'W', 8, c_int);
-    nix::ioctl_read!(time_left, b'W', 10, c_int);
 }
 
 const DISABLE_CARD: libc::c_int = 1;
@@ -62,11 +61,6 @@ pub fn boot_status(fd: BorrowedFd<'_>) -> io::Result<u32> {
 /// Seconds in force, in the driver's opinion.
 pub fn timeout_s(fd: BorrowedFd<'_>) -> io::Result<u32> {
     number(fd, raw::timeout)
-}
-
-/// Seconds until it fires; few drivers tell.
-pub fn time_left_s(fd: BorrowedFd<'_>) -> io::Result<u32> {
-    number(fd, raw::time_left)
 }
 
 pub fn keep_alive(fd: BorrowedFd<'_>) -> io::Result<()> {
