@@ -22,10 +22,12 @@ pub struct Options {
 
 #[derive(Debug, Default, Args)]
 pub struct Global {
-    /// Configuration file
+    /// Configuration of a member [default: PATRONICTL_CONFIG_FILE, else
+    /// ~/.config/patroni/patronictl.yaml, else the variables PATRONI_*, else
+    /// /etc/pgvigil/pgvigil.yml]
     #[arg(short, long, value_name = "TEXT")]
     pub config_file: Option<PathBuf>,
-    /// The DCS connect url
+    /// Where etcd is, in place of the configuration's: etcd3://HOST:2379
     #[arg(short, long, alias = "dcs", value_name = "TEXT", allow_hyphen_values = true)]
     pub dcs_url: Option<String>,
     /// Allow connections to SSL sites without certs
@@ -52,31 +54,31 @@ pub enum Command {
     Flush(Flush),
     /// Show the history of failovers/switchovers
     History(History),
-    /// List the Patroni members for a given Patroni
+    /// List the members of a cluster, or of several
     List(List),
-    /// Disable auto failover
+    /// Pause a cluster: nobody fails over, and what ends is not started again
     Pause(Pause),
     /// Promote cluster, make it run standalone
     PromoteCluster(PromoteCluster),
-    /// Query a Patroni PostgreSQL member
+    /// Query the PostgreSQL of a member
     Query(Query),
     /// Reinitialize cluster member
     Reinit(Reinit),
     /// Reload cluster member configuration
     Reload(Reload),
-    /// Remove cluster from DCS
+    /// Remove what etcd knows of a cluster
     Remove(Remove),
     /// Restart cluster member
     Restart(Restart),
-    /// Resume auto failover
+    /// End a pause
     Resume(Pause),
     /// Show cluster configuration
     ShowConfig(ShowConfig),
     /// Switchover to a replica
     Switchover(Switchover),
-    /// Prints ASCII topology for given cluster
+    /// Show who streams from whom
     Topology(Topology),
-    /// Output version of patronictl command or a running Patroni instance
+    /// Print the Patroni release that is offered, with CLUSTER_NAME also that of each member
     Version(Members),
 }
 
