@@ -57,7 +57,7 @@ const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 const COLUMNS_MAX: usize = 100;
 /// Lines of code in what the safety of the data rests on: `supervisor`, `link` and `core::guard`.
-const SUPERVISOR_LINES_MAX: usize = 3581;
+const SUPERVISOR_LINES_MAX: usize = 3589;
 
 /// The ratchet: rule, file, weight (occurrences, or lines for the size rules), reason. The weight
 /// must be exact, so that an exception shrinks with the code and goes when it is not needed.
