@@ -1,7 +1,7 @@
 //! What must hold, told by an observer who sees everything. One function for each sentence; each
 //! counts how often it had something to judge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::core::budget::{FENCE, SENTINEL};
@@ -65,9 +65,9 @@ pub struct Checks {
     pub handover_asked: Option<Time>,
     /// The last deadline of a member with backends outside the control group.
     escaped: BTreeMap<usize, Boot>,
-    /// Whom an operator had take the key past `/sync`, until somebody is promoted: the key names
-    /// this member from then on.
-    forced: Option<String>,
+    /// Whom operators had take the key past `/sync`, until somebody is promoted: the key names this
+    /// member from then on, also when another one had the key in between.
+    forced: BTreeSet<String>,
     /// Decisions in a row without a pause.
     hot: BTreeMap<usize, (Time, u32)>,
 }
@@ -89,7 +89,7 @@ impl Checks {
             return;
         }
         if forced {
-            self.forced = leader.as_ref().map(|(name, _)| name.clone());
+            self.forced.extend(leader.as_ref().map(|(name, _)| name.clone()));
         }
         // A leader that moves its key to another lease has it all the time.
         let name = |leader: &Option<(String, i64)>| leader.as_ref().map(|(name, _)| name.clone());
@@ -317,7 +317,8 @@ impl World {
         // Two could acknowledge after the store began anew, and one of them was overruled.
         let all = lost.len();
         lost.retain(|i| !self.commits[*i].doubtful);
-        if self.checks.forced.take().as_ref() == Some(&name) && !lost.is_empty() {
+        let forced = std::mem::take(&mut self.checks.forced).contains(&name);
+        if forced && !lost.is_empty() {
             self.checks.exercise("excused: an operator forced a failover past /sync");
             lost.clear();
         }
