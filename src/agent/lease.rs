@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 
+use crate::core::budget;
 use crate::core::cluster::Tenure;
 use crate::core::events;
 use crate::core::guard::Phase;
@@ -43,15 +44,6 @@ pub struct Standing {
     pub cadence: Duration,
     /// All endpoints of the store must fit into this.
     pub within: Duration,
-}
-
-impl Standing {
-    /// After a renewal that took so long: what a slow store has taken is not waited for again, but
-    /// the ping that its answer gave has returned before the next one is sent (rule R of
-    /// `core::guard`).
-    fn pause(&self, taken: Duration) -> Duration {
-        self.cadence.saturating_sub(taken).max(self.cadence / 10)
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -358,7 +350,7 @@ impl Leases {
             }
         };
         match result {
-            Ok(()) => standing.pause(clock::boot().since(begun)),
+            Ok(()) => budget::pause(standing.cadence, clock::boot().since(begun)),
             Err(LeaseError::TermChanged) => Duration::ZERO,
             Err(LeaseError::NotOurs) => {
                 let message_id = events::LEASE_UNCONFIRMED;

@@ -112,8 +112,8 @@ const ADVICE: &[(&str, &str)] = &[
     ),
     (
         "log.dir",
-        "started by systemd, pgvigil writes to the journal with fields (RULE, MESSAGE_ID) beside \
-         this file; without `log.dir` the journal is enough",
+        "started by systemd, pgvigil writes to the journal with fields (PGVIGIL_RULE, MESSAGE_ID) \
+         beside this file; without `log.dir` the journal is enough",
     ),
     ("postgresql.pre_promote", "is cancelled after 300 s; Patroni waits for it without a limit"),
     ("postgresql.before_stop", "is cancelled after 300 s; Patroni waits for it without a limit"),

@@ -89,6 +89,13 @@ pub const ALLOWANCE: Duration = Duration::from_millis(200);
 /// The shortest pause between renewals that is worth it.
 const K_MIN_MS: u64 = 200;
 
+/// What follows a renewal that took so long. Renewals are counted from one to the next: what a slow
+/// store has taken is not waited for again. But the ping that its answer gave returns before the
+/// next one is sent (rule R of `core::guard`).
+pub fn pause(cadence: Duration, taken: Duration) -> Duration {
+    cadence.saturating_sub(taken).max(cadence / 10)
+}
+
 /// The lease is too short, or the clocks too uncertain, for this order to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooTight {
@@ -348,6 +355,12 @@ mod tests {
         let error = Budget::watched(Duration::from_secs(30), 10_000, &SOFTDOG, &margin(2));
         let text = error.unwrap_err().to_string();
         assert!(text.contains("28 s") && text.contains("28280 ms"), "{text}");
+    }
+
+    #[test]
+    fn a_pause_counts_from_the_renewal_and_leaves_the_ping_its_time() {
+        let of = |taken| pause(from_ms(3000), from_ms(taken)).as_millis();
+        assert_eq!([0, 500, 2700, 2900, 9000].map(of), [3000, 2500, 300, 300, 300]);
     }
 
     #[test]

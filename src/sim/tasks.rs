@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::core::budget;
 use crate::core::view::Seen;
 
 use super::action;
@@ -79,10 +80,7 @@ pub async fn keep(ctx: Ctx) {
             None => lease::renew(&ctx, standing.ttl, standing.within).await.map(drop),
         };
         let pause = match result {
-            Ok(()) => {
-                let taken = ctx.local().since(begun);
-                standing.cadence.saturating_sub(taken).max(standing.cadence / 10)
-            }
+            Ok(()) => budget::pause(standing.cadence, ctx.local().since(begun)),
             Err(action::Failed::TermChanged) => ms(1),
             Err(action::Failed::NotOurs) => {
                 let reader = ctx.agent(|a| a.reader.clone());

@@ -23,6 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::sys::shared::{Page, WORDS};
+use crate::watchdog::record::boot_id;
 
 /// The lines of a predecessor.
 pub type Saved = BTreeMap<String, String>;
@@ -57,9 +58,7 @@ impl Memory {
     }
 
     fn with(page: Page) -> Memory {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let boot_id = boot_id.trim().to_string();
-        Memory { page, path: None, boot_id, sequence: 0, written: String::new() }
+        Memory { page, path: None, boot_id: boot_id(), sequence: 0, written: String::new() }
     }
 
     pub fn outlives(&self) -> bool {

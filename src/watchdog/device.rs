@@ -76,11 +76,6 @@ impl Device {
         self.card.boot_status().ok()
     }
 
-    /// Whether it counts; a driver that does not tell counts as one that does.
-    pub fn counts(&mut self) -> bool {
-        self.card.is_active().unwrap_or(true)
-    }
-
     /// What the driver says of the timeout in force.
     pub fn told_timeout_s(&mut self) -> Option<u32> {
         self.card.timeout().ok().flatten().filter(|seconds| *seconds > 0)
@@ -162,10 +157,6 @@ impl Device {
     pub fn idle(&mut self) {
         // It fails only as a device that is gone does.
         let _ = self.keep_alive();
-    }
-
-    pub fn timeout_s(&self) -> u32 {
-        self.timeout_s
     }
 
     /// Stops it for good: in two ways, because the close that follows is the last chance. What
@@ -302,10 +293,10 @@ pub mod tests {
         assert_eq!((info.identity.as_str(), device.boot_status()), ("Fake", Some(0x20)));
         assert!(device.disarm() && fake.calls() == "D");
         device.arm(4).unwrap();
-        assert_eq!((fake.calls().as_str(), device.counts()), ("t4Ek", true));
+        assert_eq!((fake.calls().as_str(), device.card.is_active()), ("t4Ek", Some(true)));
         device.ping(4).unwrap();
         device.ping(2).unwrap();
-        assert_eq!((fake.calls().as_str(), device.timeout_s()), ("kt2k", 2));
+        assert_eq!((fake.calls().as_str(), device.timeout_s), ("kt2k", 2));
         fake.0.lock().unwrap().active = false;
         let not_active = Failure { step: Step::NotActive, number: 0 };
         assert_eq!(device.ping(2), Err(not_active), "a ping of what is disarmed succeeds");
@@ -327,7 +318,7 @@ pub mod tests {
 
         let fake = Fake::with(|inner| inner.legacy = true);
         let (mut device, _) = Device::new(Box::new(fake.clone())).unwrap();
-        assert!(device.boot_status().is_none() && device.counts());
+        assert!(device.boot_status().is_none() && device.card.is_active().is_none());
         assert!(device.arm(4).is_ok() && device.disarm());
 
         let fake = Fake::with(|inner| inner.alarm_only = true);

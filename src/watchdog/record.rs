@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::drivers;
 use crate::core::budget::Device;
+use crate::core::database::beside;
 use crate::core::time::{Boot, Wall};
 use crate::sys::watchdog::CARD_RESET;
 
@@ -92,11 +93,6 @@ pub fn path(data_dir: &Path) -> PathBuf {
 /// There from a reset until an operator removes it, if `stay_down` is configured.
 pub fn hold(data_dir: &Path) -> PathBuf {
     beside(data_dir, "stay-down")
-}
-
-fn beside(data_dir: &Path, what: &str) -> PathBuf {
-    let name = data_dir.file_name().unwrap_or_default().to_string_lossy();
-    data_dir.with_file_name(format!(".{name}.pgvigil.{what}"))
 }
 
 /// Which boot this is.

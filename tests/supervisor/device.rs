@@ -1,6 +1,7 @@
 //! The watchdog device and the supervisor, with a pipe for a device (`driver: testing`): what it is
 //! told, and when. What it does with that is seen in virtual machines.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use pgvigil::core::guard::Phase;
@@ -17,6 +18,28 @@ fn leading(rig: &mut Rig, link: &mut Link) {
     link.confirm(1);
     link.see("a ping", |s| s.watchdog.pings == 1);
     assert_eq!(rig.told(), "Ctimeout=4\n11");
+}
+
+/// A primary with its postmaster, confirmed a moment ago, and the descriptor that systemd keeps.
+fn primary(rig: &mut Rig) -> (Link, OwnedFd) {
+    let mut link = rig.configured(5, 30);
+    let stored = rig.stored();
+    leading(rig, &mut link);
+    link.ok(Order::StartPrimary(rig.postmaster("while :; do sleep 0.1; done")));
+    rig.wait_for_postmaster(&link);
+    confirmed(&mut link);
+    rig.told();
+    (link, stored)
+}
+
+/// Confirmed again and again: one that was sent before the last ping by time is no proof.
+fn thawed(link: &mut Link) {
+    until("thawed", || {
+        let seq = link.send(confirmation(1));
+        link.see("the order's end", |s| s.seq_seen >= seq);
+        (link.state.phase == Phase::Leading).then_some(())
+    });
+    link.see("it runs", |s| !s.group.frozen);
 }
 
 fn confirmed(link: &mut Link) {
@@ -41,13 +64,7 @@ fn the_device_is_armed_with_the_lease_and_pinged_by_proof() {
     assert_eq!((link.state.watchdog.pings, withheld), (before, 0));
     link.see("pings by time", |s| s.watchdog.pings > before + 1);
     assert!(link.state.group.frozen && rig.told().starts_with("11"));
-    // One that was sent before the last of them is no proof to thaw by.
-    until("thawed", || {
-        let seq = link.send(confirmation(1));
-        link.see("the order's end", |s| s.seq_seen >= seq);
-        (link.state.phase == Phase::Leading).then_some(())
-    });
-    link.see("it runs", |s| !s.group.frozen);
+    thawed(&mut link);
     rig.told();
     link.ok(Order::LeaseLost { tenure: tenure(1) });
     link.see("fenced", |s| s.phase == Phase::Fenced && !s.watchdog.armed);
@@ -75,13 +92,7 @@ fn a_standby_has_no_device_and_a_lost_race_none_either() {
 #[test]
 fn neither_a_replacement_nor_a_crash_disarms_or_pings() {
     let Some(mut rig) = Rig::watched("keep") else { return };
-    let mut link = rig.configured(5, 30);
-    let stored = rig.stored();
-    leading(&mut rig, &mut link);
-    link.ok(Order::StartPrimary(rig.postmaster("while :; do sleep 0.1; done")));
-    rig.wait_for_postmaster(&link);
-    confirmed(&mut link);
-    rig.told();
+    let (_link, stored) = primary(&mut rig);
     rig.signal(libc::SIGUSR2);
     let mut next = rig.configured(5, 30);
     assert_eq!(rig.told(), "");
@@ -100,14 +111,8 @@ fn neither_a_replacement_nor_a_crash_disarms_or_pings() {
 #[test]
 fn what_a_new_supervisor_freezes_is_pinged_before_the_device_fires() {
     let Some(mut rig) = Rig::watched("near") else { return };
-    let mut link = rig.configured(5, 30);
-    let stored = rig.stored();
-    leading(&mut rig, &mut link);
-    link.ok(Order::StartPrimary(rig.postmaster("while :; do sleep 0.1; done")));
-    rig.wait_for_postmaster(&link);
-    confirmed(&mut link);
+    let (_link, stored) = primary(&mut rig);
     let pinged = Instant::now();
-    rig.told();
     // Shortly before its deadline.
     std::thread::sleep(Duration::from_secs(3));
     rig.crash_with(stored);
@@ -116,11 +121,7 @@ fn what_a_new_supervisor_freezes_is_pinged_before_the_device_fires() {
     next.see("a ping", |s| s.watchdog.pings > 0);
     assert!(pinged.elapsed() < next.state.watchdog.timeout, "{:?}", pinged.elapsed());
     assert!(rig.told().ends_with('1'));
-    until("thawed", || {
-        let seq = next.send(confirmation(1));
-        next.see("the order's end", |s| s.seq_seen >= seq);
-        (next.state.phase == Phase::Leading && !next.state.group.frozen).then_some(())
-    });
+    thawed(&mut next);
 }
 
 #[test]

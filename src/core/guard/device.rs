@@ -43,12 +43,12 @@ pub enum Device {
 pub(super) struct Pings {
     /// When the last one, or the arming, returned.
     pub(super) done: Boot,
-    /// The timeout that the device was told; zero: not by us.
-    pub(super) timeout: Duration,
-    /// When the next one without proof is due, if one may be given then.
-    pub(super) due: Boot,
     /// The same of the last one without proof.
     pub(super) unproven: Boot,
+    /// When the next one without proof is due, if one may be given then.
+    pub(super) due: Boot,
+    /// The timeout that the device was told; zero: not by us.
+    pub(super) timeout: Duration,
     /// Up to here the last one that was given carries a deadline: the device fires later.
     pub(super) until: Boot,
     /// One is under way: whether with proof, and what it will carry.

@@ -9,6 +9,8 @@
 
 mod device;
 #[cfg(test)]
+mod device_random_tests;
+#[cfg(test)]
 mod device_tests;
 mod events;
 mod orders;

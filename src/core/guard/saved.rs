@@ -51,7 +51,7 @@ impl Guard {
             lease.next.iter().for_each(|id| line("next", &[(*id).into()]));
         }
         // A ping that is under way may never be given, if this is the last that is written.
-        let carried = self.pings.pending.and(Some(self.pings.until)).or(self.deadline);
+        let carried = self.pings.pending.map_or(self.deadline, |_| Some(self.pings.until));
         self.deadline.min(carried).iter().for_each(|at| line("deadline", &[at.0.into()]));
         self.burned.iter().for_each(|burned| line("burned", &tenure(*burned)));
         for (key, flag) in [
@@ -134,6 +134,7 @@ impl Guard {
         guard.data_job = flag("data_job")?;
         // What it does now the supervisor looks up; a release without devices wrote no line.
         guard.device = if one("device")? == Some(1) { Device::On } else { Device::Off };
+        guard.pings.until = guard.deadline.unwrap_or_default();
         guard.frozen_at = boot(first("frozen_at")?);
         Ok(guard)
     }
