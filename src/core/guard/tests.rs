@@ -1,3 +1,4 @@
+use super::random_tests::restored;
 use super::*;
 
 const BUDGET_MS: u64 = 10_000;
@@ -294,10 +295,7 @@ fn what_is_frozen_believes_the_lease_to_which_the_key_was_moving() {
     // A lease that nobody named, and one whose renewal is too old to thaw on.
     run.refused(9100, proof(3, 9100));
     run.refused(9900, proof(2, 9100));
-    let text = run.guard.save();
-    let lines = text.lines().filter_map(|line| line.split_once(' '));
-    let lines = lines.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    run.guard = Guard::restore(&lines, true).unwrap();
+    run.guard = restored(&run.guard.save(), true);
     run.ok(10_000, proof(2, 9900));
     run.is(Phase::Leading, "AT");
     assert_eq!(run.guard.deadline(), Some(at(9900 + 8900)));
