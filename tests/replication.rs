@@ -124,6 +124,7 @@ const LOGICAL: &str = "retry_timeout: 2
     slots:
       logi: {type: logical, database: shop, plugin: test_decoding}
     postgresql:
+      basebackup: {checkpoint: fast}
       parameters: {wal_level: logical}
 ";
 
