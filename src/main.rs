@@ -46,7 +46,7 @@ fn main() {
         Some(Command::ProbeVolumes { page, data_dir }) => agent::probe_volumes(&page, &data_dir),
         Some(Command::FenceLeftover { config }) => {
             let result = leftover::result(|name| std::env::var(name).unwrap_or_default());
-            let local = config::load(config.as_deref(), &environment()).ok().map(|c| c.local);
+            let local = in_force(config.as_deref());
             let device = local.as_ref().and_then(agent::device);
             leftover::fence(configured(config.as_deref()), &result, device)
         }
@@ -85,9 +85,15 @@ fn printed(printer: Printer, path: Option<&Path>) -> i32 {
     }
 }
 
-/// Where PostgreSQL is, by a configuration that can be read.
+/// The configuration that can be read, else what was accepted last.
+fn in_force(config: Option<&Path>) -> Option<config::Local> {
+    let loaded = config::load(config, &environment()).ok();
+    loaded.or_else(|| agent::kept(config)).map(|loaded| loaded.local)
+}
+
+/// Where PostgreSQL is, by that configuration.
 fn configured(config: Option<&Path>) -> Option<supervisor::Descent> {
-    let local = config::load(config, &environment()).ok()?.local.postgresql;
+    let local = in_force(config)?.postgresql;
     leftover::known(&local.data_dir, local.bin_name.get("postgres"))
 }
 
@@ -114,8 +120,10 @@ fn loaded(config: Option<&Path>) -> Option<config::Loaded> {
 }
 
 fn supervise(member: Member) -> i32 {
-    // Nothing runs yet: a configuration that is wrong is refused before anything is prepared.
-    let Some(loaded) = loaded(member.config.as_deref()) else { return 1 };
+    let config = member.config.as_deref();
+    // Where nothing runs, a configuration that is wrong is refused before anything is prepared. A
+    // supervisor that died left its PostgreSQL a few seconds: that is no time for an administrator.
+    let Some(loaded) = loaded(config).or_else(|| left_behind(config)) else { return 1 };
     let user = member.user.or_else(|| owner(Path::new(&loaded.local.postgresql.data_dir)));
     let config = member.config.map(|path| path.to_string_lossy().into_owned());
     let mut options = supervisor::Options::new(config);
@@ -125,6 +133,18 @@ fn supervise(member: Member) -> i32 {
     // From here on nothing of ours goes to stderr: it is PostgreSQL's, its tools' and scripts'.
     name_output("postgres");
     supervisor::run(options)
+}
+
+/// What was accepted last, if a PostgreSQL runs by it.
+fn left_behind(config: Option<&Path>) -> Option<config::Loaded> {
+    let kept = agent::kept(config).filter(|_| kernel::missing().is_empty())?;
+    let postgresql = &kept.local.postgresql;
+    let known = leftover::known(&postgresql.data_dir, postgresql.bin_name.get("postgres"))?;
+    if known.find().is_empty() {
+        return None;
+    }
+    eprintln!("pgvigil: PostgreSQL runs: going on with the configuration that was accepted last");
+    Some(kept)
 }
 
 /// The owner of an existing data directory, unless that is root: PostgreSQL refuses root.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::lab::http::{self, Answer};
-use crate::lab::process::{family, lives, signal};
+use crate::lab::process::{child_with, family, lives, signal};
 use crate::lab::wait::wait_until;
 
 const PASSWORD: &str = "wrong-secret";
@@ -61,6 +61,18 @@ impl Rig {
         let mut member = self.member(name);
         member.command = command.to_vec();
         member
+    }
+}
+
+impl Drop for Rig {
+    /// What was killed leaves its pages and notes behind.
+    fn drop(&mut self) {
+        let ours = self.base.path().file_name().unwrap_or_default().to_string_lossy();
+        for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().contains(&*ours) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 }
 
@@ -180,6 +192,10 @@ postgresql:
     pub fn pid(&self) -> i32 {
         let child = self.child.as_ref().expect("a started member");
         i32::try_from(child.id()).expect("a pid")
+    }
+
+    pub fn agent(&self) -> Option<i32> {
+        child_with(self.pid(), |arguments| arguments.get(1).is_some_and(|first| first == "agent"))
     }
 
     /// Its end, if it comes by then.

@@ -9,11 +9,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::etcd::Etcd;
+use crate::lab::process::{lives, signal};
 use crate::lab::wait::wait_until;
-use crate::rig::{self, Rig, as_postgres, output};
+use crate::rig::{self, Member, Rig, as_postgres, output};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -175,6 +177,58 @@ fn without_etcd_a_member_waits_and_goes_on_when_it_is_there() {
     etcd.start_member(0);
     member.wait_primary();
     assert!(member.log().contains("the store answers again"), "{}", member.log());
+}
+
+/// The primary goes on by what was accepted last: with another agent, and with another supervisor.
+#[test]
+fn a_file_that_is_broken_later_costs_a_running_member_nothing() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut member = rig.member("m");
+    let right = member.config();
+    member.lead(&right);
+    let postmaster = member.postmaster();
+    let unusable = [
+        right.replace("scope:", "scope: ["),
+        right.replace("name: m", "name: other"),
+        right.replace("  listen: 127.0.0.1:", "  certfile: /none.crt\n  listen: 127.0.0.1:"),
+    ];
+    for (kills, wrong) in (1..).zip(&unusable) {
+        member.write(wrong);
+        let agent = member.agent().expect("an agent");
+        signal(agent, Signal::SIGKILL);
+        wait_until("the next agent", SOON, || {
+            let accepted = member.log().matches("what was accepted last stays in force").count();
+            let leads = member.get("/primary").is_some_and(|a| a.status == 200);
+            (accepted == kills && leads && member.agent() != Some(agent)).then_some(())
+        });
+    }
+    // What a reload accepts is what the next one falls back on.
+    member.write(&(right + "tags: {clonefrom: true}\n"));
+    let tagged = |member: &Member| {
+        let answer = member.get("/patroni").filter(|answer| answer.status == 200);
+        answer.is_some_and(|answer| answer.json()["tags"]["clonefrom"] == true).then_some(())
+    };
+    assert_eq!(member.post("/reload", &json!(null)).map(|answer| answer.status), Some(202));
+    wait_until("the reload", SOON, || tagged(&member));
+    signal(member.pid(), Signal::SIGKILL);
+    wait_until("its end", SOON, || (!lives(member.pid())).then_some(()));
+    member.write(&unusable[0]);
+    member.start();
+    member.wait_primary();
+    wait_until("the tags", SOON, || tagged(&member));
+    assert_eq!(member.postmaster(), postmaster);
+    let log = member.log();
+    assert!(log.contains("config.yml:2:5: "), "{log}");
+
+    // After an orderly end the start is a person's.
+    signal(member.pid(), Signal::SIGTERM);
+    assert!(member.wait_exit(SOON).success());
+    let own = member.file().replace('/', "-");
+    let kept = |entry: fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&own);
+    assert!(!fs::read_dir("/dev/shm").expect("a folder").flatten().any(kept));
+    let log = member.refused();
+    assert!(log.contains("config.yml:2:5: ") && member.postmaster().is_none(), "{log}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::auth::Credentials;
 use crate::api::client::Client;
+use crate::api::options::Options as RestOptions;
 use crate::api::snapshot::Snapshot;
 use crate::config::{self, Effective, Local, Role};
 use crate::core::budget::ELECTION;
@@ -20,6 +21,7 @@ use crate::core::settings::Settings;
 use crate::core::time::Boot;
 use crate::core::view::Work;
 use crate::dcs::{Dcs, DcsError};
+use crate::discovery;
 use crate::link::order::{Configure, Watchdog};
 use crate::postgres::{control, files};
 use crate::sys::clock;
@@ -33,6 +35,7 @@ use super::lease::Leases;
 use super::orders::Supervisor;
 use super::slots::Copies;
 use super::world::job_id;
+use super::{accepted, server};
 
 /// Configuration in force.
 #[derive(Debug)]
@@ -224,28 +227,36 @@ impl Drivers {
         }
     }
 
-    /// Reads the local configuration again; on errors nothing changes.
-    pub fn reload(&self) -> Result<(), Vec<String>> {
-        let loaded = config::load(self.origin.path.as_deref(), &self.origin.environment)
+    /// Reads the local configuration again; on errors nothing changes. A new agent must be able to
+    /// start with what is accepted here.
+    pub fn reload(&self) -> Result<RestOptions, Vec<String>> {
+        let path = self.origin.path.as_deref();
+        let loaded = config::load(path, &self.origin.environment)
             .map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let peers = peer_client(&loaded.local).map_err(|error| vec![chain(&error)])?;
+        let refuse = |error: &dyn std::error::Error| vec![chain(error)];
+        let local = Arc::new(loaded.local);
+        let peers = peer_client(&local).map_err(|e| refuse(&e))?;
+        let options = RestOptions::new(&local.restapi).map_err(|e| refuse(&e))?;
+        Dcs::new(discovery::options(&local.etcd, local.prefix())).map_err(|e| refuse(&e))?;
         let mut slot = self.locked();
-        let fixed = |l: &Local| (l.name.clone(), l.scope.clone(), l.postgresql.data_dir.clone());
-        if fixed(&loaded.local) != fixed(&slot.0.local) {
-            return Err(vec![
-                "name, scope and postgresql.data_dir cannot change without a restart".to_owned(),
-            ]);
-        }
-        if let Some(warning) = other_device(&slot.0.local, &loaded.local) {
-            tracing::warn!("{warning}");
-        }
+        accepted::same_member(&slot.0.local, &local)?;
+        let warning = other_device(&slot.0.local, &local);
         let (dynamic, patroni) = (slot.0.dynamic.clone(), slot.2);
-        slot.0 = Arc::new(Setup::new(Arc::new(loaded.local), dynamic, patroni));
+        let setup = Setup::new(local, dynamic, patroni);
+        server::check_binaries(&setup).map_err(|e| refuse(&e))?;
+        warning.into_iter().for_each(|warning| tracing::warn!("{warning}"));
+        slot.0 = Arc::new(setup);
         *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
-        Ok(())
+        accepted::keep(path, &loaded.merged);
+        Ok(options)
+    }
+
+    /// At the orderly end.
+    pub fn forget_configuration(&self) {
+        accepted::forget(self.origin.path.as_deref());
     }
 
     pub fn keep_call(&self, call: JoinHandle<Option<u64>>) {

@@ -189,6 +189,7 @@ async fn end(d: &Drivers, last: Order, facts: &mut Vec<Fact>) -> Result<(), Acti
     hooks::finish_callback(d).await;
     // Before: the supervisor ends us with itself.
     volume::stop(&d.setup());
+    d.forget_configuration();
     order(d, last).await?;
     facts.push(Fact::SaidGoodbye);
     Ok(())

@@ -1,6 +1,7 @@
 //! Process 2: everything but the safety of the data. May hang, crash and be replaced; the
 //! supervisor keeps its lease id in a capsule and fences if nobody renews in time.
 
+mod accepted;
 mod bootstrap;
 mod callbacks;
 mod disk;
@@ -36,6 +37,7 @@ mod twin;
 mod volume;
 mod world;
 
+pub use accepted::kept;
 pub use drivers::device;
 pub use start::{CONFIGURATION_REFUSED, run};
 pub use volume::{page_path as volume_page, probe as probe_volumes};

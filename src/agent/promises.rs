@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +23,8 @@ use crate::core::guard::Phase;
 use crate::core::time::Boot;
 use crate::link::order::Order;
 use crate::postgres::conninfo;
-use crate::postgres::durable::{self, FileError};
-use crate::sys::clock;
+use crate::postgres::durable::{FileError, at};
+use crate::sys::{clock, private};
 use crate::watchdog::record::boot_id;
 
 use super::drivers::{Drivers, Setup};
@@ -182,17 +181,15 @@ impl Note {
     }
 
     fn write(&self, setup: &Setup) -> Result<(), FileError> {
+        let path = note_path(setup);
         let (until, to) = self.bound.as_ref().map_or((0, ""), |b| (b.until.0, b.to.as_str()));
         let text = format!("{} {} {until} {to}\n", boot_id(), self.started_at.0);
-        durable::write(&note_path(setup), text.as_bytes(), Some(0o600)).map(drop)
+        private::write(&path, text.as_bytes()).map_err(at("write", &path))
     }
 
     /// `None`: there is none of this boot of the machine, or it is not ours.
     fn read(setup: &Setup) -> Option<Note> {
-        let path = note_path(setup);
-        let own = std::fs::metadata(&path).ok()?.uid() == nix::unistd::geteuid().as_raw();
-        let text = durable::read(&path, 4096).ok().flatten().filter(|_| own)?;
-        Note::parse(&text, &boot_id())
+        Note::parse(&private::read(&note_path(setup), 4096).ok()?, &boot_id())
     }
 
     fn parse(text: &str, boot_id: &str) -> Option<Note> {

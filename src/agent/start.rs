@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::options::Options as RestOptions;
 use crate::api::server::{self as rest, Shared};
 use crate::api::snapshot::Snapshot;
-use crate::config::{self, Endpoint, Local};
+use crate::config::{Endpoint, Local};
 use crate::core::error::chain;
 use crate::core::slots::SlotMemory;
 use crate::core::time::Boot;
@@ -24,7 +24,6 @@ use crate::link::state::State;
 use crate::postgres::durable::{self, FileError, at};
 use crate::postgres::files;
 use crate::sys::clock;
-use crate::telemetry;
 
 use super::callbacks::Callbacks;
 use super::drivers::{Drivers, Origin, Setup};
@@ -35,7 +34,8 @@ use super::say::Told;
 use super::turn::{End, Turn, Unwritten};
 use super::world::World;
 use super::{
-    health, late_device, preflight, prober, progress, promises, reader, reset, server, twin, volume,
+    accepted, health, late_device, preflight, prober, progress, promises, reader, reset, server,
+    twin, volume,
 };
 
 /// The exit code that tells the supervisor not to try again (EX_CONFIG of sysexits.h).
@@ -54,20 +54,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Runs an agent until it is told to end; the exit code.
 pub fn run(config_path: Option<PathBuf>, environment: BTreeMap<String, String>) -> i32 {
-    let loaded = match config::load(config_path.as_deref(), &environment) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("{problem}");
-            }
-            return CONFIGURATION_REFUSED;
-        }
-    };
-    telemetry::identify(&loaded.local.scope, &loaded.local.name);
-    telemetry::start(&loaded.local.log);
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(STACK_BYTES)
@@ -76,22 +62,21 @@ pub fn run(config_path: Option<PathBuf>, environment: BTreeMap<String, String>) 
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!("the agent cannot start its threads: {error}");
+            eprintln!("the agent cannot start its threads: {error}");
             return 1;
         }
     };
-    let code =
-        runtime.block_on(live(Origin { path: config_path, environment }, Arc::new(loaded.local)));
+    let code = runtime.block_on(live(Origin { path: config_path, environment }));
     // Tasks that hang in the kernel must not hold the exit up.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
 }
 
-async fn live(origin: Origin, local: Arc<Local>) -> i32 {
+async fn live(origin: Origin) -> i32 {
     let (end, generation) = match AgentEnd::from_env() {
         Ok(found) => found,
         Err(error) => {
-            tracing::error!("no link to a supervisor: {error}");
+            eprintln!("no link to a supervisor: {error}");
             return 1;
         }
     };
@@ -100,12 +85,11 @@ async fn live(origin: Origin, local: Arc<Local>) -> i32 {
     let end = Arc::new(end);
     tokio::spawn(receive(end.clone(), states, events.clone()));
     let supervisor = Supervisor::new(end, generation, state);
-    let prepared = prepare(origin, local, supervisor, events).await;
-    let prepared = match prepared {
+    let prepared = match prepare(origin, supervisor, events).await {
         Ok(prepared) => prepared,
-        Err(refusal) => {
-            tracing::error!("{}", refusal.1);
-            return refusal.0;
+        Err(why) => {
+            why.into_iter().for_each(|why| tracing::error!("{why}"));
+            return CONFIGURATION_REFUSED;
         }
     };
     let (supervisor, setup) = (prepared.drivers.supervisor.clone(), prepared.drivers.setup());
@@ -168,16 +152,17 @@ struct Prepared {
     options: Arc<RestOptions>,
 }
 
-/// Everything that can refuse to start does so here, before the supervisor runs anything.
-async fn prepare(
-    origin: Origin,
-    local: Arc<Local>,
-    supervisor: Supervisor,
-    events: mpsc::Sender<Event>,
-) -> Result<Prepared, (i32, String)> {
-    let refuse = |error: &dyn std::error::Error| (CONFIGURATION_REFUSED, chain(error));
-    let dcs = Dcs::new(discovery::options(&local.etcd, local.prefix())).map_err(|e| refuse(&e))?;
-    let dynamic = match files::read_dynamic(std::path::Path::new(&local.postgresql.data_dir)) {
+/// What of a configuration can refuse to be run by, beside its text.
+struct Usable {
+    dcs: Dcs,
+    setup: Setup,
+    postgres_path: String,
+    options: RestOptions,
+}
+
+fn usable(local: Arc<Local>) -> Result<Usable, String> {
+    let dcs = Dcs::new(discovery::options(&local.etcd, local.prefix())).map_err(|e| chain(&e))?;
+    let dynamic = match files::read_dynamic(Path::new(&local.postgresql.data_dir)) {
         Ok(Some(cached)) => cached,
         Ok(None) => local.bootstrap.dcs.clone(),
         Err(error) => {
@@ -187,19 +172,38 @@ async fn prepare(
     };
     let dynamic = if dynamic.is_object() { dynamic } else { Value::Object(Default::default()) };
     let setup = Setup::new(local, dynamic, false);
-    let postgres_path = server::check_binaries(&setup).map_err(|e| refuse(&e))?;
-    preflight::check(&setup).map_err(|e| refuse(&e))?;
-    let options = RestOptions::new(&setup.local.restapi).map_err(|e| refuse(&e))?;
+    let postgres_path = server::check_binaries(&setup).map_err(|e| chain(&e))?;
+    preflight::check(&setup).map_err(|e| chain(&e))?;
+    let options = RestOptions::new(&setup.local.restapi).map_err(|e| chain(&e))?;
+    Ok(Usable { dcs, setup, postgres_path, options })
+}
+
+/// Everything that can refuse to start does so here, before the supervisor runs anything. An error
+/// without a text was told.
+async fn prepare(
+    origin: Origin,
+    supervisor: Supervisor,
+    events: mpsc::Sender<Event>,
+) -> Result<Prepared, Option<String>> {
+    let refuse = |error: &dyn std::error::Error| Some(chain(error));
     // An order's answer carries the first state; before that there is no capsule to read, and an
     // agent without its lease would let the primary freeze.
     let first = supervisor.order(Order::Heartbeat { status: "starting".to_owned(), ready: false });
-    let configured = decode_capsule(&first.await.map_err(|e| refuse(&e))?.capsule).ttl();
+    let first = first.await.map_err(|error| {
+        eprintln!("{}", chain(&error));
+        None
+    })?;
+    let configured = decode_capsule(&first.capsule).ttl();
+    let goes_on = configured.is_some() || first.budget.is_some();
+    let accepted = accepted::load(&origin, goes_on, usable).ok_or(None)?;
+    let Usable { dcs, setup, postgres_path, options } = accepted.checked;
     if configured.is_none() {
-        twin::refuse(&dcs, &setup).await.map_err(|why| (CONFIGURATION_REFUSED, why))?;
+        twin::refuse(&dcs, &setup).await.map_err(Some)?;
     }
     let listen = &setup.local.restapi.listen;
     // The port of an agent that just died is free in a moment; another program's is not.
     let listener = bind(&listen.host, listen.port).await.map_err(|e| refuse(&e))?;
+    accepted::keep(origin.path.as_deref(), &accepted.merged);
     let told = Configure {
         data_dir: canonical(&setup.data_dir()).map_err(|e| refuse(&e))?,
         // The lease that a former agent left keeps its length.

@@ -12,7 +12,6 @@ use crate::api::restart::{self, RestartPlan};
 use crate::api::snapshot::{Reply, Snapshot};
 use crate::core::decide::decide;
 use crate::core::decision::{Action, Decision};
-use crate::core::error::chain;
 use crate::core::events;
 use crate::core::failsafe;
 use crate::core::guard::Phase;
@@ -231,7 +230,8 @@ impl Turn {
     /// Reads the local configuration again; a bad one is refused whole, the old one stays.
     pub fn reload(&mut self) {
         match self.drivers.reload() {
-            Ok(()) => {
+            Ok(options) => {
+                self.options.send_replace(Arc::new(options));
                 telemetry::start(&self.drivers.setup().local.log);
                 let message_id = events::RELOADED;
                 tracing::info!(message_id, "Reloaded the configuration");
@@ -246,10 +246,6 @@ impl Turn {
             }
         }
         self.apply_setup();
-        match RestOptions::new(&self.drivers.setup().local.restapi) {
-            Ok(options) => drop(self.options.send_replace(Arc::new(options))),
-            Err(error) => tracing::error!("{}; the old one stays in force", chain(&error)),
-        }
         self.unwritten = Unwritten::All;
     }
 

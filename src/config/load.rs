@@ -1,6 +1,7 @@
 //! Finds, reads, merges and checks the sources of the local configuration.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -18,10 +19,20 @@ use super::{dynamic, env, read_local, schema};
 const EMPTY: &str = "the configuration is empty: name a file; `pgvigil init` makes one";
 
 /// A configuration that can be run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Loaded {
     pub local: Local,
     pub warnings: Vec<Diagnostic>,
+    /// All that was read, for [`again`].
+    pub merged: Value,
+}
+
+impl fmt::Debug for Loaded {
+    /// Without what was read, which has passwords in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Loaded { local, warnings, .. } = self;
+        f.debug_struct("Loaded").field("local", local).field("warnings", warnings).finish()
+    }
 }
 
 /// Loads a file, or every `*.yml` and `*.yaml` of a directory in the order of their names; the
@@ -36,16 +47,30 @@ pub fn load(
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let mut report = Report::default();
     let Some(root) = sources(path, env, &mut report) else { return Err(report.sorted()) };
-    schema::check_local(&root, &mut report);
-    dynamic::tool_options(&root, "", &mut report);
+    understood(&root, report)
+}
+
+/// The configuration of `merged`, which another process kept in the file `name`; the variables are
+/// in it.
+///
+/// # Errors
+/// As [`load`].
+pub fn again(merged: &Value, name: &str) -> Result<Loaded, Vec<Diagnostic>> {
+    let at = Position { file: Arc::from(name), line: 0, column: 0 };
+    understood(&Node::from_value(merged, &at), Report::default())
+}
+
+fn understood(root: &Node, mut report: Report) -> Result<Loaded, Vec<Diagnostic>> {
+    schema::check_local(root, &mut report);
+    dynamic::tool_options(root, "", &mut report);
     if let Some(dcs) = root.get("bootstrap").and_then(|b| b.get("dcs")) {
         dynamic::tool_options(dcs, "bootstrap.dcs.", &mut report);
     }
-    let local = read_local::read(&root, &mut report);
+    let local = read_local::read(root, &mut report);
     if report.has_errors() {
         return Err(report.sorted());
     }
-    Ok(Loaded { local, warnings: report.sorted() })
+    Ok(Loaded { local, warnings: report.sorted(), merged: root.to_value() })
 }
 
 /// The sources as they are, merged, without defaults: what `patroni --validate-config --print`

@@ -39,7 +39,7 @@ pub use env::knows_variable;
 pub use etcd::{EtcdSection, Srv};
 pub use guc::is_controlled;
 pub use import::import;
-pub use load::{Loaded, load, merged};
+pub use load::{Loaded, again, load, merged};
 pub use local::{
     Bootstrap, Credentials, Ctl, CtlTls, CustomBootstrap, DbUser, Local, Postgresql, RestApi,
     RestTls, VerifyClient, Vigil, Watchdog, WatchdogMode,

@@ -301,6 +301,22 @@ fn files_directories_and_variables() {
 }
 
 #[test]
+fn what_was_kept_means_the_same_again() {
+    let variables = [("PATRONI_RESTAPI_USERNAME", "admin"), ("PATRONI_RESTAPI_PASSWORD", "0123")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.yml");
+    // Values that JSON and YAML write differently.
+    let odd = "tags: {a: 0644, b: no, c: '1e3', d: 1:30, e: 1e16, f: ~}";
+    fs::write(&path, USUAL.replace("tags: {nofailover: false, zone: z1}", odd)).unwrap();
+    let loaded = load(Some(&path), &variables).unwrap();
+    let text = loaded.merged.to_string();
+    let kept = again(&serde_json::from_str(&text).unwrap(), "kept").unwrap();
+    assert!(kept.local == loaded.local && kept.merged == loaded.merged);
+    assert!(again(&json!({"scope": "x"}), "kept").is_err());
+}
+
+#[test]
 fn check_config_prints_and_counts() {
     let env = |text: &str| BTreeMap::from([("PATRONI_CONFIGURATION".to_owned(), text.to_owned())]);
     let run = |text: &str| {

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod fd;
 pub mod journal;
 pub mod kernel;
+pub mod private;
 pub mod proc;
 pub mod process;
 pub mod realtime;

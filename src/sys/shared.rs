@@ -4,13 +4,14 @@ use std::fs::OpenOptions;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::private;
 
 /// Words in a [`Page`].
 pub const WORDS: usize = 10 * 1024;
@@ -34,19 +35,10 @@ impl Page {
     }
 
     /// The file at `path`, which must be on a file system in memory; with `create` it is made, of
-    /// zeroes, if it is not there. The directory may be anybody's: a link, and what others own or
-    /// may open, is refused.
+    /// zeroes, if it is not there. The directory may be anybody's: see [`private::open`].
     pub fn named(path: &Path, create: bool) -> io::Result<Page> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(create).mode(0o600);
-        let file = options.custom_flags(libc::O_NOFOLLOW).open(path)?;
-        let about = file.metadata()?;
-        let user = nix::unistd::geteuid().as_raw();
-        if !about.is_file() || about.uid() != user || about.mode() & 0o077 != 0 {
-            let text = format!("{}: not a file of ours alone", path.display());
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-        }
-        Page::map(&file)
+        Page::map(&private::open(path, options.read(true).write(true).create(create))?)
     }
 
     fn map(file: impl AsFd) -> io::Result<Page> {

@@ -20,6 +20,8 @@ use rig::{Rig, confirmation, sh, tenure, until};
 const REPLACEMENTS: u32 = 40;
 /// Two processes that never sleep, the second one outliving the first.
 const BUSY: &str = "while :; do :; done & while :; do :; done";
+/// Freezes at once where other programs have all processors, too.
+const IDLE: &str = "sleep 1000 & sleep 1000; :";
 
 #[test]
 fn a_deadline_freezes_and_fresh_proof_thaws() {
@@ -182,7 +184,7 @@ fn frozen_stays_frozen_and_is_thawed_by_proof_after_a_crash() {
     let Some(mut rig) = Rig::new("frozen", true) else { return };
     let mut link = rig.configured(3, 30);
     link.lead();
-    link.ok(Order::StartPrimary(rig.postmaster(BUSY)));
+    link.ok(Order::StartPrimary(rig.postmaster(IDLE)));
     link.see("frozen", |s| s.phase == Phase::Frozen && s.group.frozen);
     // Past the instant at which a group that moves would be killed.
     std::thread::sleep(Duration::from_secs(2));
