@@ -69,13 +69,16 @@ pub async fn write(
 ) -> Result<(), ActionError> {
     let result = match action {
         Action::AcquireLeader { sync_revision, record } => {
+            // Who knows of no pause, and of no synchronous mode, that began since, gets nothing.
+            let config = v.cluster().and_then(|c| c.config.as_ref());
+            let config = at_revision(Key::Config, config.map_or(0, |key| key.mod_revision));
             // The list of those who may take it, as this decision saw it.
             let named = v.cluster().and_then(|c| c.failsafe.as_ref());
             let named = at_revision(Key::Failsafe, named.map_or(0, |key| key.mod_revision));
             // The operator's last word: one that stands above /sync may have been taken back.
             let asked = v.cluster().and_then(|c| c.failover.as_ref());
             let asked = at_revision(Key::Failover, asked.map_or(0, |key| key.mod_revision));
-            let compares = vec![Compare::Absent(Key::Leader), named, asked];
+            let compares = vec![Compare::Absent(Key::Leader), config, named, asked];
             acquire(d, v, compares, record, sync_revision, vec![]).await
         }
         Action::TakeHandover { note_revision, leader_revision, sync_revision } => {
@@ -158,6 +161,9 @@ async fn acquire(
     // Nobody was promoted since the decision: see `core::numbering`.
     let newest = v.cluster().and_then(|c| c.newest_timeline);
     compares.push(at_revision(Key::Timeline, newest.map_or(0, |key| key.mod_revision)));
+    // Nor has anybody taken the key since: see `Cluster::lately_led`.
+    let again = newest.map(|key| documents::timeline_json(key.value));
+    writes.extend(again.map(|document| Write::Put(Key::Timeline, document, 0)));
     writes.push(Write::Put(Key::Leader, v.name.clone(), lease.id));
     let within = settings.retry_timeout;
     match d.dcs.commit(&compares, &writes, within).await {

@@ -194,9 +194,10 @@ fn quorum(v: &View) -> u32 {
     voter.filter(|_| v.settings.synchronous_mode != SyncMode::Off).map_or(0, |sync| sync.quorum)
 }
 
-/// Those that `/sync` names and whose servers have answered, since the key is vacant, that they are
-/// not ahead. Nothing is acknowledged any more since then, so a vote cannot be overtaken. What was
-/// known of a server that hangs, from before, is no vote: it may have got more since.
+/// Those that `/sync` names and whose servers have answered that they are not ahead, asked since
+/// nobody can lead any more (`Memory::vacant_since`). Nothing is acknowledged since then, so a vote
+/// cannot be overtaken. What was known of a server that hangs, from before, is no vote: it may have
+/// got more since.
 fn votes(v: &View, mine: Lsn) -> u32 {
     let voter = |name: &str| {
         v.cluster().and_then(|c| c.sync.as_ref()).is_some_and(|key| key.value.contains(name))

@@ -50,6 +50,14 @@ pub struct Keyed<T> {
 }
 
 impl Cluster {
+    /// Another value than at an earlier look: somebody has led since. Who acquires the leader key
+    /// writes `vigil/timeline` in the same transaction, and in synchronous mode a Patroni, too,
+    /// writes `/sync` before it is promoted. Nobody else writes them.
+    pub fn lately_led(&self) -> (i64, i64) {
+        let sync = self.sync.as_ref().map_or(0, |key| key.mod_revision);
+        (sync, self.newest_timeline.map_or(0, |key| key.mod_revision))
+    }
+
     /// One of the members is a Patroni.
     pub fn has_patroni(&self) -> bool {
         self.members.values().any(|m| !m.vigil && !m.version.is_empty())

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::cloning::Cloning;
-use super::cluster::Initialize;
+use super::cluster::{Cluster, Initialize};
 use super::database::ControlState;
 use super::decision::{Action, Decision};
 use super::failsafe;
@@ -154,12 +154,15 @@ fn finish(view: &View, rule: &'static str, outcome: Outcome) -> Decision {
 /// The carry-over, brought up to date with what is seen now, before any rule looks at it.
 fn upkeep(view: &View) -> Memory {
     let mut memory = view.memory.clone();
-    let vacant = view.cluster().is_some_and(|c| c.leader.is_none());
-    memory.vacant_since = match (vacant, memory.vacant_since) {
-        (true, None) => Some(view.now),
-        (true, since) => since,
-        (false, _) => None,
+    let absent = view.cluster().is_some_and(|c| c.leader.is_none());
+    let vacant = view.cluster().filter(|_| absent && !failsafe::may_be_led(view));
+    // Between two looks at an absent key somebody may have led.
+    let under = vacant.map(Cluster::lately_led);
+    memory.vacant_since = match memory.vacant_since.filter(|_| memory.vacant_under == under) {
+        since @ Some(_) => since.filter(|_| under.is_some()),
+        None => under.map(|_| view.now),
     };
+    memory.vacant_under = under;
     // The right to bootstrap hangs on the lease, which outlives an agent and the race's answer. It
     // ends with the bootstrap: who loses the data later copies it.
     match view.cluster().map(|c| &c.initialize) {

@@ -39,7 +39,8 @@ pub enum Action {
     /// Supervisor: disarm after a lost race.
     Withdraw,
     /// Renew the lease, then take the vacant leader key in one transaction that also compares
-    /// `/failsafe`, and `/sync` when synchronous mode is on; then confirm.
+    /// `/config`, `/failover` and `/failsafe`, and `/sync` when synchronous mode is on; then
+    /// confirm.
     AcquireLeader {
         sync_revision: Option<i64>,
         record: RecordIs,

@@ -25,6 +25,8 @@
 //! 6. For the same reason a leader whose key ran out meanwhile takes it again without a race
 //!    ([`retakes`]): nobody else can have held it. Any other way in which the key vanished, or an
 //!    other holder, is proof of loss as ever.
+//! 7. Votes and positions count only if they were asked for when our own promise had ended
+//!    ([`may_be_led`]): until then the leader may acknowledge, with others than those that answered.
 //!
 //! Members that are Patroni do not keep such promises over a restart of theirs, and measure them by
 //! wall-clock time: while one is registered nobody is asked, and an answer without the promised
@@ -171,7 +173,7 @@ pub fn promise(v: &View, plea: &Plea, campaigning: bool) -> Result<Bound, Refusa
     if let Some(key) = seen.filter(|key| key.name != plea.name) {
         return Err(Refusal::Other(key.name.clone()));
     }
-    let bound = v.store.failsafe.bound.as_ref().filter(|bound| v.now < bound.until);
+    let bound = bound(v);
     if let Some(bound) = bound.filter(|bound| bound.to != plea.name) {
         return Err(Refusal::Other(bound.to.clone()));
     }
@@ -195,8 +197,7 @@ pub fn admits(v: &View, name: &str) -> bool {
 
 /// Why this member may not take a vacant key, and how long that holds at least.
 pub fn bars(v: &View) -> Option<(String, Duration)> {
-    let known = &v.store.failsafe;
-    if let Some(bound) = known.bound.as_ref().filter(|bound| v.now < bound.until) {
+    if let Some(bound) = bound(v) {
         let why = format!("leaving the leader lock to {}, which leads without etcd", bound.to);
         return Some((why, bound.until.since(v.now)));
     }
@@ -206,16 +207,31 @@ pub fn bars(v: &View) -> Option<(String, Duration)> {
                    (if nobody named there can come back, delete that key)";
         return Some((why.to_owned(), v.settings.loop_wait));
     }
+    let why = "waiting: in failsafe mode a promise of an earlier run of this member may hold";
+    forgotten(v).map(|until| (why.to_owned(), until.since(v.now)))
+}
+
+/// The promise that binds this member now.
+fn bound(v: &View) -> Option<&Bound> {
+    v.store.failsafe.bound.as_ref().filter(|bound| v.now < bound.until)
+}
+
+/// The end of a promise of which this agent may not know.
+fn forgotten(v: &View) -> Option<Boot> {
     let cluster = v.cluster()?;
     if !v.settings.failsafe_mode && cluster.has_patroni() {
         return None;
     }
     let named = &cluster.failsafe.as_ref().filter(|key| !key.value.is_empty())?.value;
     // A found primary, frozen now, was leading: its former agent is bound to nobody.
-    let until = known.started_at.plus(PROMISE_MAX);
     let alone = named.len() == 1 || v.guard.phase == Phase::Frozen;
-    (!alone && v.now < until).then(|| {
-        let why = "waiting: in failsafe mode a promise of an earlier run of this member may hold";
-        (why.to_owned(), until.since(v.now))
-    })
+    let until = v.store.failsafe.started_at.plus(PROMISE_MAX);
+    (!alone && v.now < until).then_some(until)
+}
+
+/// A leader may go on acknowledging commits by a promise of this member, though its key is gone.
+/// Its deadline comes before the promise ends, as in the argument above: who asks for positions
+/// after that learns all that was acknowledged.
+pub fn may_be_led(v: &View) -> bool {
+    bound(v).is_some() || forgotten(v).is_some()
 }

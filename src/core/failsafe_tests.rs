@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cluster::{Cluster, Handover, Keyed, LeaderKey};
+use super::cluster::{Cluster, Handover, Keyed, LeaderKey, NewestTimeline, SyncState};
 use super::decide::decide;
 use super::decide_tests::{NOW, TENURE, cluster, leader, view};
 use super::decision::{Action, RecordIs};
@@ -180,7 +180,7 @@ fn who_promised_or_is_not_named_does_not_campaign() {
     // Whatever the mode is now: a promise is a promise.
     bound.settings.failsafe_mode = false;
     assert!(!campaigns(&bound));
-    bound.now = until;
+    (bound.now, bound.peers_asked_at) = (until, Some(until));
     assert!(campaigns(&bound));
 
     let unnamed = edited(&racing(), |c| drop(c.failsafe.as_mut().unwrap().value.remove("beta")));
@@ -267,4 +267,36 @@ fn without_the_store_promises_keep_the_leader_going() {
     assert_eq!(decision.rule, "leader.failsafe");
     assert!(decision.why.starts_with("continue to run as a leader because failsafe mode"));
     assert_eq!(decision.renew_until, silent.now.plus(silent.settings.ttl));
+}
+
+/// A second after beta asked: what it does then, carrying over what it knew.
+fn a_second_later(before: &View, change: impl FnOnce(&mut View)) -> Vec<Action> {
+    let mut view = before.clone();
+    view.memory = decide(before).memory;
+    view.peers_asked_at = Some(before.now);
+    view.now = before.now.plus(SECOND);
+    change(&mut view);
+    decide(&view).actions
+}
+
+#[test]
+fn positions_count_if_nobody_can_have_led_since_they_were_asked_for() {
+    let before = racing();
+    assert_eq!(a_second_later(&before, |_| {}), [Action::Campaign]);
+    // While a promise holds the leader acknowledges, with others than those that answered.
+    let mut bound = before.clone();
+    let until = before.now.plus(SECOND);
+    bound.store.failsafe.bound = Some(Bound { to: "alpha".into(), until });
+    assert_eq!(a_second_later(&bound, |_| {}), [Action::AskPeers]);
+    // So did somebody who had the key between two looks.
+    let taken = |v: &mut View| {
+        let newest = NewestTimeline { number: 3, leader_mod_revision: 70 };
+        *v = edited(v, |c| c.newest_timeline = Some(Keyed { value: newest, mod_revision: 70 }));
+    };
+    assert_eq!(a_second_later(&before, taken), [Action::AskPeers]);
+    let patroni = |v: &mut View| {
+        let value = SyncState::default();
+        *v = edited(v, |c| c.sync = Some(Keyed { value, mod_revision: 71 }));
+    };
+    assert_eq!(a_second_later(&before, patroni), [Action::AskPeers]);
 }

@@ -209,8 +209,11 @@ pub struct Wishes {
 /// the store, in the supervisor or in the data directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// When we first saw the leader key absent in the present vacancy.
+    /// When we first saw the leader key absent in the present vacancy, and no promise of ours let
+    /// anybody lead without it.
     pub vacant_since: Option<Boot>,
+    /// Which vacancy that is: [`Cluster::lately_led`].
+    pub vacant_under: Option<(i64, i64)>,
     /// We hold the empty `/initialize` key.
     pub bootstrap_won: bool,
     /// The bootstrap cannot be finished: what there is of the cluster is set aside.

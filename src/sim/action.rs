@@ -311,10 +311,11 @@ async fn ask_peers(ctx: &Ctx, v: &View) -> Done {
         })
     });
     let pause = if slow { ms(2000) } else { ctx.with(World::delay).min(ms(2000)) };
+    // The first answers are as old as the last one is late.
+    let answers: BTreeMap<String, PeerAnswer> =
+        ctx.with(|w| names.into_iter().map(|n| (n.clone(), w.peer_answer(ctx.m, &n))).collect());
     ctx.sim.sleep(pause).await;
     ctx.with(|w| {
-        let answers: BTreeMap<String, PeerAnswer> =
-            names.into_iter().map(|n| (n.clone(), w.peer_answer(ctx.m, &n))).collect();
         if let Some(a) = w.agent(ctx.m) {
             a.peers = answers;
             a.peers_asked_at = Some(asked_at);

@@ -372,10 +372,12 @@ impl World {
         let recorded = store.pause_record.as_ref().map(|k| k.value.leader.as_str());
         let owner = [recorded, self.checks.leader_at_pause.as_deref()]
             .contains(&Some(self.members[m].name.as_str()));
-        let Some(a) = self.members[m].agent.as_ref().filter(|a| a.settings.paused) else { return };
+        // A race is not won in a pause of which only its winner has not heard.
+        let raced = matches!(act, PausedAct::Promote) && self.settings().paused;
+        let agent = self.members[m].agent.as_ref();
+        let Some(a) = agent.filter(|a| raced || a.settings.paused) else { return };
         let (wishes, memory) = (&a.wishes, &a.memory);
-        let asked = requested
-            || wishes.restart
+        let asked = wishes.restart
             || wishes.reinitialize
             || wishes.stop
             || memory.restarting
@@ -385,21 +387,21 @@ impl World {
         let since = a.paused_since;
         let ended = self.members[m].supervisor.as_ref().and_then(|s| s.last_exit);
         let (wrong, what) = match act {
-            // The race may have been begun when the pause was not known here yet.
+            // The race may have been won before: its transaction compares `/config`.
             PausedAct::Promote => {
-                let new = self.checks.led_since < self.checks.paused_at + 10 * SECOND;
-                (!owner && !new, "promoted")
+                let new = self.checks.led_since <= self.checks.paused_at;
+                (!owner && !new && memory.switchover.is_none(), "promoted")
             }
-            PausedAct::Stop => (true, "stopped"),
+            PausedAct::Stop => (!asked, "stopped"),
             // What a fence ended is served again, read-only.
             PausedAct::Start => {
                 let fenced = phase == Phase::Fenced;
                 let died = |e: &LastExit| e.at >= since && memory.stopped_pid != Some(e.pid);
-                (!fenced && !owner && ended.as_ref().is_some_and(died), "started")
+                (!asked && !fenced && !owner && ended.as_ref().is_some_and(died), "started")
             }
         };
         self.checks.exercise("paused");
-        if wrong && !asked {
+        if wrong && !requested {
             let (name, rule) = (&self.members[m].name, a.rule);
             let what = format!("paused: {name} is {what} by {rule}, though nobody asked for it");
             self.checks.violate(self.now, what);

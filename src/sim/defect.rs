@@ -25,6 +25,7 @@ pub enum Defect {
     TakesAnyKey,
     TenureUnchecked,
     IgnoresPause,
+    ConfigUnchecked,
     SyncKeyIgnored,
     SyncKeyEarly,
     TimelineUnnumbered,
@@ -61,6 +62,11 @@ pub const DEFECTS: &[(Defect, &str, &str)] = &[
         "what a leader writes does not compare its leader key",
     ),
     (Defect::IgnoresPause, "ignores-pause", "a vacant key is taken whatever the pause record says"),
+    (
+        Defect::ConfigUnchecked,
+        "config-unchecked",
+        "the acquiring transaction does not compare /config",
+    ),
     (Defect::SyncKeyIgnored, "sync-key-ignored", "members that /sync does not name may lead"),
     (
         Defect::SyncKeyEarly,

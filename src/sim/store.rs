@@ -26,6 +26,8 @@ pub enum Compare {
     Initialize(Initialize),
     FailoverRevision(i64),
     /// 0: absent.
+    ConfigRevision(i64),
+    /// 0: absent.
     TimelineRevision(i64),
     /// 0: absent.
     PauseRevision(i64),
@@ -267,6 +269,7 @@ impl Store {
             }
             Compare::SyncRevision(r) => revision(c.sync.as_ref().map(|k| k.mod_revision)) == *r,
             Compare::Initialize(value) => c.initialize == *value,
+            Compare::ConfigRevision(r) => revision(c.config.as_ref().map(|k| k.mod_revision)) == *r,
             Compare::FailoverRevision(r) => {
                 revision(c.failover.as_ref().map(|k| k.mod_revision)) == *r
             }

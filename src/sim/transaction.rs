@@ -41,9 +41,15 @@ pub async fn commit(
 /// Nobody leads, and what the operator and the key `/failsafe` say is what this decision saw.
 fn as_decided(v: &View) -> Vec<Compare> {
     let cluster = v.cluster();
+    let config = cluster.and_then(|c| c.config.as_ref()).map_or(0, |key| key.mod_revision);
     let named = cluster.and_then(|c| c.failsafe.as_ref()).map_or(0, |key| key.mod_revision);
     let asked = cluster.and_then(|c| c.failover.as_ref()).map_or(0, |key| key.mod_revision);
-    vec![Compare::LeaderAbsent, Compare::FailsafeRevision(named), Compare::FailoverRevision(asked)]
+    vec![
+        Compare::LeaderAbsent,
+        Compare::ConfigRevision(config),
+        Compare::FailsafeRevision(named),
+        Compare::FailoverRevision(asked),
+    ]
 }
 
 pub async fn write_store(ctx: &Ctx, v: &View, action: Action) -> Done {
@@ -180,8 +186,10 @@ async fn acquire(
     compares.extend(sync_revision.map(Compare::SyncRevision));
     let newest = v.cluster().and_then(|c| c.newest_timeline);
     compares.push(Compare::TimelineRevision(newest.map_or(0, |key| key.mod_revision)));
+    writes.extend(newest.map(|key| Write::Timeline(key.value)));
     writes.push(Write::Leader { name: v.name.clone(), lease_id: lease.id });
     compares.retain(|compare| match compare {
+        Compare::ConfigRevision(_) => !ctx.with(|w| w.flawed(Defect::ConfigUnchecked)),
         Compare::PauseRevision(_) => !ctx.with(|w| w.flawed(Defect::IgnoresPause)),
         Compare::TimelineRevision(_) => !ctx.with(|w| w.flawed(Defect::TimelineUnnumbered)),
         _ => true,

@@ -87,7 +87,11 @@ pub fn change(slot: &mut Option<View>, mut line: Line) {
         "asked" => asked(view, &mut line),
         "peer" => peer(view, &mut line),
         "operator" => fields!(line, view.wishes, restart reinitialize from_leader stop),
-        "memory" => memory(&mut view.memory, &mut line),
+        "memory" => {
+            memory(&mut view.memory, &mut line);
+            let under = view.cluster().map(Cluster::lately_led);
+            view.memory.vacant_under = view.memory.vacant_since.and(under);
+        }
         _ => in_store(view, &subject, &mut line),
     }
     line.end();

@@ -11,6 +11,8 @@ use crate::core::decision::{Action, RecordIs};
 use crate::core::guard::Phase;
 use crate::core::view::View;
 
+use super::vacant::leave_race;
+
 const QUICK: Duration = Duration::from_millis(200);
 
 pub const RULES: &[Rule] = &[
@@ -265,16 +267,17 @@ fn vacant(v: &View) -> Option<Outcome> {
         Some(key) if !key.value.stopped => &key.value.leader,
         _ if named(v) => return None,
         _ if v.settings.paused => {
-            return Some(Outcome::say(v, "no action, the cluster has no leader"));
+            return Some(leave_race(v, Outcome::say(v, "no action, the cluster has no leader")));
         }
         _ => return None,
     };
     let (why, me) = ("waiting: the cluster was paused when leader", &v.name);
-    Some(Outcome::say(
+    let out = Outcome::say(
         v,
         format!(
             "{why} {leader} was lost, and its PostgreSQL may still accept writes; if {leader} is \
              down for certain: pgvigilctl failover --candidate {me} --force"
         ),
-    ))
+    );
+    Some(leave_race(v, out))
 }

@@ -185,7 +185,11 @@ fn race(v: &View) -> Option<Outcome> {
 }
 
 fn withdraw(v: &View, why: String) -> Outcome {
-    let out = Outcome::say(v, why).wake(Duration::from_secs(1));
+    leave_race(v, Outcome::say(v, why).wake(Duration::from_secs(1)))
+}
+
+/// A candidate's device counts: whoever does not race is none.
+pub fn leave_race(v: &View, out: Outcome) -> Outcome {
     if v.guard.phase == Phase::Candidate { out.act(Action::Withdraw) } else { out }
 }
 
