@@ -26,7 +26,7 @@
 //!    ([`retakes`]): nobody else can have held it. Any other way in which the key vanished, or an
 //!    other holder, is proof of loss as ever.
 //! 7. Votes and positions count only if they were asked for when our own promise had ended
-//!    ([`may_be_led`]): until then the leader may acknowledge, with others than those that answered.
+//!    ([`may_be_led`]): until then the leader may acknowledge, with others than who answered.
 //!
 //! Members that are Patroni do not keep such promises over a restart of theirs, and measure them by
 //! wall-clock time: while one is registered nobody is asked, and an answer without the promised

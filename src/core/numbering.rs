@@ -5,12 +5,13 @@
 //! all who followed it) would give one number to two histories. Then a standby of the first streams
 //! from the second without an error and holds pages of both, and pg_rewind sees nothing to do.
 //!
-//! So `vigil/timeline` holds the greatest number that was given out. It is raised under the
-//! tenure before the promotion, and every acquiring transaction compares its revision: who gets
-//! the key knows of every earlier promotion, and a transaction that the store carries out late,
-//! after somebody else was promoted, fails. The promoted member makes PostgreSQL skip the numbers
-//! that it never saw (`Action::Promote`). Patroni does not write the key: of its promotions only
-//! what the members' documents say is known.
+//! So `vigil/timeline` holds the greatest number that was given out. It is raised under the tenure
+//! before the promotion, and every acquiring transaction compares its revision: who gets the key
+//! knows of every earlier promotion, and a transaction that the store carries out late, after
+//! somebody else was promoted, fails. So does one after somebody else had the key, because each
+//! writes it again, unchanged. The promoted member makes PostgreSQL skip the numbers that it never
+//! saw (`Action::Promote`). Patroni does not write the key: of its promotions only what the
+//! members' documents say is known.
 
 use super::cluster::Cluster;
 use super::decision::Action;
