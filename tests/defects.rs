@@ -13,7 +13,7 @@ const SEEDS: u64 = 40;
 
 /// Not found in these seeds, because another layer holds in all of them: few answers are late by
 /// more than the second that the budget keeps, the rules ask for permits only when they are due,
-/// members race only for a key that they saw vacant, most know of a pause by then, a leader that was
+/// members race only for a key that they saw vacant, most know of a pause by then, a leader that is
 /// replaced is fenced before it writes, and a leader without the store answers those that want its
 /// key. What takes that layer away is written down, in a scenario that ends well without the defect
 /// (`tests/sim`).
