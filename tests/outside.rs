@@ -221,3 +221,23 @@ fn a_server_that_does_not_let_us_in_is_named_and_left_alone() {
     member.wait_primary();
     assert_eq!(member.postmaster(), Some(second), "{}", member.log());
 }
+
+/// What an upgrade does: nobody is alarmed, and PostgreSQL does not notice.
+#[test]
+fn a_supervisor_that_is_replaced_is_no_error() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut member = rig.member("m");
+    member.lead(&member.config());
+    let (postmaster, agent) = (member.postmaster(), member.agent());
+    signal(member.pid(), Signal::SIGUSR2);
+    wait_until("another agent that leads", SOON, || {
+        let another = member.agent().is_some_and(|now| Some(now) != agent);
+        let leads = member.get("/primary").is_some_and(|answer| answer.status == 200);
+        (another && leads).then_some(())
+    });
+    assert_eq!(member.postmaster(), postmaster);
+    let log = member.log();
+    let alarm = |line: &&str| line.contains("ERROR") || line.contains("the supervisor is gone");
+    assert_eq!(log.lines().find(alarm), None, "{log}");
+}

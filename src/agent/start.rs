@@ -23,7 +23,7 @@ use crate::link::order::{Configure, Order};
 use crate::link::state::State;
 use crate::postgres::durable::{self, FileError, at};
 use crate::postgres::files;
-use crate::sys::clock;
+use crate::sys::{clock, process};
 
 use super::callbacks::Callbacks;
 use super::drivers::{Drivers, Origin, Setup};
@@ -80,6 +80,7 @@ async fn live(origin: Origin) -> i32 {
             return 1;
         }
     };
+    let parent = process::parent();
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (states, state) = watch::channel(Arc::new(State::default()));
     let end = Arc::new(end);
@@ -97,14 +98,19 @@ async fn live(origin: Origin) -> i32 {
     if matches!(end, End::GiveUp(_)) {
         volume::stop(&setup);
     }
-    ended(&supervisor, end).await
+    ended(&supervisor, parent, end).await
 }
 
-async fn ended(supervisor: &Supervisor, end: End) -> i32 {
+async fn ended(supervisor: &Supervisor, parent: i32, end: End) -> i32 {
     match end {
         End::Goodbye => 0,
         End::LinkLost => {
-            tracing::error!("the supervisor is gone");
+            // A process that dies closes its files first, and then loses its children.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            match process::parent() == parent {
+                true => tracing::info!("the supervisor goes on with another program and agent"),
+                false => tracing::error!("the supervisor is gone"),
+            }
             1
         }
         End::GiveUp(reason) => {
@@ -137,7 +143,9 @@ async fn receive(
                 states.send_replace(state);
             }
             Err(error) => {
-                tracing::warn!("link: {error}");
+                if error.kind() != std::io::ErrorKind::UnexpectedEof {
+                    tracing::warn!("link: {error}");
+                }
                 let _ = events.send(Event::LinkLost).await;
                 return;
             }
