@@ -377,15 +377,15 @@ impl World {
         let agent = self.members[m].agent.as_ref();
         let Some(a) = agent.filter(|a| raced || a.settings.paused) else { return };
         let (wishes, memory) = (&a.wishes, &a.memory);
+        let ended = self.members[m].supervisor.as_ref().and_then(|s| s.last_exit);
         let asked = wishes.restart
             || wishes.reinitialize
             || wishes.stop
             || memory.restarting
             || memory.reinitializing
-            || memory.copied_at.is_some()
+            || memory.copied_at.is_some_and(|at| ended.as_ref().is_none_or(|e| e.at < at))
             || memory.switchover.is_some();
         let since = a.paused_since;
-        let ended = self.members[m].supervisor.as_ref().and_then(|s| s.last_exit);
         let (wrong, what) = match act {
             // The race may have been won before: its transaction compares `/config`.
             PausedAct::Promote => {
