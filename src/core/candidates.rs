@@ -63,7 +63,8 @@ pub fn verdict(v: &View) -> Verdict {
     let asked_now = v
         .peers_asked_at
         .is_some_and(|at| Some(at) >= v.memory.vacant_since && v.now.since(at) <= ANSWERS_FRESH);
-    if v.others().next().is_some() && !asked_now {
+    // Also where nobody is left to ask: what somebody said once is no vote.
+    if !asked_now {
         return Verdict::Ask;
     }
     if !forced && !health::fit(&v.health) && somebody_fit(v, cluster.status.optime) {

@@ -186,8 +186,9 @@ impl World {
         self.checks.exercise("ping");
         let writes = self.members[m].server.as_ref().is_some_and(|s| s.writable() && !s.outside());
         let member = &self.members[m];
-        // One that was under way when a fence was decided is no harm.
-        let under_way = |deadline: Boot| deadline.plus(ms(1));
+        // One that was under way when a fence was decided is no harm: what waits in the queue of a
+        // petter that goes on after a stop is carried out within this.
+        let under_way = |deadline: Boot| deadline.plus(ms(6));
         let fenced = member.page.is_some_and(|(at, _)| self.local(m) > under_way(at));
         let wrong = match proof {
             Some(_) => fenced && writes && self.server_moves(m),

@@ -156,15 +156,22 @@ fn rewind_or_copy(v: &View, leader: &Member) -> Outcome {
     Outcome::say(v, why).act(Action::StartStandby { upstream: source(v) })
 }
 
-/// What is removed here must be there: the leader whose data is copied next answers now. What the
-/// store says of it may be as old as its lease.
+/// What is removed here must be there: the leader whose data is copied next answers now that its
+/// server accepts writes. What the store says of it may be as old as its lease, or a backup.
 pub fn remove(v: &View, leader: &Member, reason: &str) -> Outcome {
     if v.peers_asked_at.is_none_or(|at| v.now.since(at) > ANSWERS_FRESH) {
         let why = format!("{reason}: asking the leader {} before data is removed", leader.name);
         return Outcome::say(v, why).act(Action::AskPeers).wake(QUICK);
     }
-    if !v.peers.get(&leader.name).is_some_and(|peer| peer.reachable) {
-        let why = format!("{reason}: no data is removed while {} does not answer", leader.name);
+    let follows = v.settings.standby_cluster.is_some();
+    let why_not = match v.peers.get(&leader.name).filter(|peer| peer.reachable) {
+        None => Some("does not answer"),
+        Some(peer) if follows && peer.position.is_some() => None,
+        Some(peer) if peer.in_recovery => Some("is no primary"),
+        Some(_) => None,
+    };
+    if let Some(why) = why_not {
+        let why = format!("{reason}: no data is removed while {} {why}", leader.name);
         return Outcome::say(v, why).wake(ANSWERS_FRESH);
     }
     let reason = reason.to_owned();
