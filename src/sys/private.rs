@@ -7,9 +7,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Opens a regular file of this user that nobody else may open; a link, and what others own or may
-/// open, is refused.
+/// open, is refused. At once: a pipe that somebody put there, or a lease that he holds on his file,
+/// would have us wait for him.
 pub fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
-    let file = options.clone().mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = options.clone().mode(0o600).custom_flags(flags).open(path)?;
     let about = file.metadata()?;
     let user = nix::unistd::geteuid().as_raw();
     if !about.is_file() || about.uid() != user || about.mode() & 0o077 != 0 {
@@ -50,7 +52,20 @@ pub fn read(path: &Path, max_bytes: u64) -> io::Result<String> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use nix::sys::stat::Mode;
+
     use super::*;
+
+    #[test]
+    fn a_pipe_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("note");
+        nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
+        let (done, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(read(&path, 100).unwrap_err().kind()));
+        let kind = end.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(kind, Ok(io::ErrorKind::PermissionDenied));
+    }
 
     #[test]
     fn links_and_files_that_others_may_open_are_refused_and_links_are_not_written_through() {
