@@ -6,7 +6,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -192,6 +193,7 @@ fn a_file_that_is_broken_later_costs_a_running_member_nothing() {
         right.replace("scope:", "scope: ["),
         right.replace("name: m", "name: other"),
         right.replace("  listen: 127.0.0.1:", "  certfile: /none.crt\n  listen: 127.0.0.1:"),
+        right.clone() + "ctl:\n  cacert: /none.crt\n",
     ];
     for (kills, wrong) in (1..).zip(&unusable) {
         member.write(wrong);
@@ -204,7 +206,7 @@ fn a_file_that_is_broken_later_costs_a_running_member_nothing() {
         });
     }
     // What a reload accepts is what the next one falls back on.
-    member.write(&(right + "tags: {clonefrom: true}\n"));
+    member.write(&(right.clone() + "tags: {clonefrom: true}\n"));
     let tagged = |member: &Member| {
         let answer = member.get("/patroni").filter(|answer| answer.status == 200);
         answer.is_some_and(|answer| answer.json()["tags"]["clonefrom"] == true).then_some(())
@@ -221,14 +223,100 @@ fn a_file_that_is_broken_later_costs_a_running_member_nothing() {
     let log = member.log();
     assert!(log.contains("config.yml:2:5: "), "{log}");
 
+    // An agent before it kept nothing, and what this one cannot run by it does not keep.
+    for path in kept_files(&member) {
+        fs::remove_file(path).expect("a file of the last agent");
+    }
+    let (port, other) = (member.port.to_string(), rig::free_port().to_string());
+    member.write(&right.replace("/data\n", "/data2\n").replace(&port, &other));
+    signal(member.agent().expect("an agent"), Signal::SIGKILL);
+    wait_until("a refusal", SOON, || {
+        member.log().contains("the data directory of a running member cannot change").then_some(())
+    });
+    assert!(kept_files(&member).is_empty());
+    member.write(&right);
+    wait_until("an agent that can", SOON, || (kept_files(&member).len() == 1).then_some(()));
+
     // After an orderly end the start is a person's.
+    member.write(&unusable[0]);
     signal(member.pid(), Signal::SIGTERM);
     assert!(member.wait_exit(SOON).success());
-    let own = member.file().replace('/', "-");
-    let kept = |entry: fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&own);
-    assert!(!fs::read_dir("/dev/shm").expect("a folder").flatten().any(kept));
+    assert!(kept_files(&member).is_empty());
     let log = member.refused();
     assert!(log.contains("config.yml:2:5: ") && member.postmaster().is_none(), "{log}");
+}
+
+/// What was accepted last of its configuration.
+fn kept_files(member: &Member) -> Vec<PathBuf> {
+    let own = member.file().replace('/', "-");
+    let files = fs::read_dir("/dev/shm").expect("a folder").flatten().map(|entry| entry.path());
+    files.filter(|path| path.to_string_lossy().ends_with(&own)).collect()
+}
+
+#[test]
+fn an_address_that_cannot_be_had_costs_a_running_member_its_rest_api_and_no_more() {
+    let etcd = Etcd::start(1);
+    let rig = Rig::new(etcd.urls());
+    let mut member = rig.member("m");
+    member.lead(&member.config());
+    let postmaster = member.postmaster();
+    let taken = TcpListener::bind(("127.0.0.1", rig::free_port())).expect("a free port");
+    let port = taken.local_addr().expect("an address").port();
+    member.write(&member.config().replace(&member.rest.to_string(), &port.to_string()));
+    let kill_agent = |member: &Member| signal(member.agent().expect("an agent"), Signal::SIGKILL);
+    let leads = |member: &Member| {
+        member.get("/primary").is_some_and(|answer| answer.status == 200).then_some(())
+    };
+
+    kill_agent(&member);
+    wait_until("the old address", SOON, || {
+        member.log().contains("the REST API stays at 127.0.0.1:").then(|| leads(&member))?
+    });
+    assert_eq!(member.post("/reload", &json!(null)).map(|answer| answer.status), Some(202));
+    wait_until("the reload", SOON, || {
+        member.log().contains("Reloaded the configuration").then_some(())
+    });
+    kill_agent(&member);
+    wait_until("none", SOON, || {
+        member.log().contains("there is no REST API until restapi.listen").then_some(())
+    });
+    drop(taken);
+    member.rest = port;
+    wait_until("the new address", SOON, || leads(&member));
+    assert_eq!(member.postmaster(), postmaster);
+}
+
+#[test]
+fn a_certificate_is_renewed_beside_a_file_with_an_error() {
+    let rig = Rig::new(vec!["http://127.0.0.1:1".to_owned()]);
+    let mut member = rig.member("m");
+    let [key, certificate] =
+        ["rest.key", "rest.crt"].map(|name| member.directory.join(name).display().to_string());
+    let renew = || {
+        let files = ["-keyout", &key, "-out", &certificate];
+        let kind = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=m"];
+        let (code, text) = output(Command::new("openssl").args(kind).args(files));
+        assert_eq!(code, Some(0), "{text}");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("chmod");
+    };
+    let address = format!("127.0.0.1:{}", member.rest);
+    let served = || {
+        let line = "openssl s_client -connect \"$0\" </dev/null | openssl x509 -noout -serial";
+        let (code, text) = output(Command::new("sh").args(["-c", line, &address]));
+        (code == Some(0))
+            .then(|| text.lines().find(|l| l.starts_with("serial=")).map(str::to_owned))?
+    };
+    renew();
+    let files = format!("  certfile: {certificate}\n  keyfile: {key}\n  listen: 127.0.0.1:");
+    member.write(&member.config().replacen("  listen: 127.0.0.1:", &files, 1));
+    member.start();
+    let old = wait_until("the certificate", SOON, served);
+    renew();
+    member.write("scope: [");
+    signal(member.pid(), Signal::SIGHUP);
+    wait_until("the new one", SOON, || served().filter(|new| *new != old));
+    let log = member.log();
+    assert!(log.contains("the configuration was not reloaded"), "{log}");
 }
 
 #[test]

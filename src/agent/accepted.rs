@@ -3,6 +3,7 @@
 //! a log line and not the primary, whose lease would end while one agent after the other refuses.
 //! Where nothing runs, the file that stands there counts, and nothing else.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,7 +61,8 @@ pub fn load<T>(
             let message_id = events::RELOAD_REFUSED;
             tracing::error!(
                 message_id,
-                "the configuration is not usable; what was accepted last stays in force"
+                "the configuration is not usable; what was accepted last stays in force: mend it, \
+                 then reload"
             );
             Some(accepted)
         }
@@ -86,11 +88,18 @@ fn accept<T>(
 
 /// What a running member cannot change.
 pub fn same_member(old: &Local, new: &Local) -> Result<(), Vec<String>> {
-    let fixed = |l: &Local| (l.name.clone(), l.scope.clone(), l.postgresql.data_dir.clone());
-    if fixed(old) == fixed(new) {
-        return Ok(());
-    }
-    Err(vec!["name, scope and postgresql.data_dir cannot change without a restart".to_owned()])
+    let fixed = [
+        ("name", &old.name, &new.name),
+        ("scope", &old.scope, &new.scope),
+        ("postgresql.data_dir", &old.postgresql.data_dir, &new.postgresql.data_dir),
+    ];
+    let changed = fixed.iter().filter(|(_, old, new)| old != new);
+    let problems: Vec<String> = changed
+        .map(|(key, old, new)| {
+            format!("{key} cannot change without a restart: {old:?} runs, not {new:?}")
+        })
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
 /// For the next agent. Variables stay what they are as long as the supervisor runs, so that where
@@ -117,10 +126,31 @@ pub fn forget(path: Option<&Path>) {
     }
 }
 
+/// One for each file, however it is called: another member's would be taken for ours.
 fn place(config: &Path) -> PathBuf {
+    let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+    let mut hasher = DefaultHasher::new();
+    config.hash(&mut hasher);
+    let hash = hasher.finish();
     let name: Vec<char> = config.to_string_lossy().replace('/', "-").chars().collect();
-    // The end tells more; a file's name has its limit.
+    // For people, to whom the end tells more; a file's name has its limit.
     let end: String = name[name.len().saturating_sub(100)..].iter().collect();
     let user = nix::unistd::geteuid();
-    PathBuf::from(format!("/dev/shm/pgvigil-{user}-config{end}"))
+    PathBuf::from(format!("/dev/shm/pgvigil-{user}-config-{hash:016x}{end}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_has_a_place_of_its_own() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(place(Path::new("p.yml")), place(&here.join("p.yml")));
+        let long = "x".repeat(100);
+        let [one, two] =
+            ["a", "b"].map(|folder| place(Path::new(&format!("/{folder}/{long}.yml"))));
+        assert_ne!(one, two);
+        assert_ne!(place(Path::new("/e/a-b.yml")), place(Path::new("/e/a/b.yml")));
+    }
 }

@@ -241,14 +241,14 @@ impl Drivers {
         let peers = peer_client(&local).map_err(|e| refuse(&e))?;
         let options = RestOptions::new(&local.restapi).map_err(|e| refuse(&e))?;
         Dcs::new(discovery::options(&local.etcd, local.prefix())).map_err(|e| refuse(&e))?;
-        let mut slot = self.locked();
-        accepted::same_member(&slot.0.local, &local)?;
-        let warning = other_device(&slot.0.local, &local);
-        let (dynamic, patroni) = (slot.0.dynamic.clone(), slot.2);
-        let setup = Setup::new(local, dynamic, patroni);
+        // The loop alone changes it. It is not held here: others need it, and a disk may hang.
+        let (old, _, patroni) = self.locked().clone();
+        accepted::same_member(&old.local, &local)?;
+        let warning = other_device(&old.local, &local);
+        let setup = Setup::new(local, old.dynamic.clone(), patroni);
         server::check_binaries(&setup).map_err(|e| refuse(&e))?;
         warning.into_iter().for_each(|warning| tracing::warn!("{warning}"));
-        slot.0 = Arc::new(setup);
+        self.locked().0 = Arc::new(setup);
         *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
         accepted::keep(path, &loaded.merged);
         Ok(options)
@@ -304,7 +304,8 @@ fn other_device(old: &Local, new: &Local) -> Option<String> {
 }
 
 /// Who we are to other members.
-fn peer_client(local: &Local) -> Result<Client, TlsError> {
+/// Reads the files that `ctl` names.
+pub(super) fn peer_client(local: &Local) -> Result<Client, TlsError> {
     let known = local.peer_credentials();
     let credentials =
         known.map(|c| Credentials { username: c.username.clone(), password: c.password.clone() });

@@ -26,7 +26,7 @@ use crate::postgres::files;
 use crate::sys::{clock, process};
 
 use super::callbacks::Callbacks;
-use super::drivers::{Drivers, Origin, Setup};
+use super::drivers::{Drivers, Origin, Setup, peer_client};
 use super::events::Event;
 use super::lease::{Leases, decode_capsule};
 use super::orders::{Supervisor, only_handled};
@@ -46,6 +46,9 @@ const EVENTS_MAX: usize = 256;
 
 /// Commands from HTTP that may wait.
 const REQUESTS_MAX: usize = 64;
+
+/// Between two looks whether the REST API can have its address.
+const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -156,7 +159,8 @@ async fn receive(
 struct Prepared {
     drivers: Arc<Drivers>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    listener: tokio::net::TcpListener,
+    /// `None`: there is no address for it yet.
+    listener: Option<tokio::net::TcpListener>,
     options: Arc<RestOptions>,
 }
 
@@ -182,6 +186,7 @@ fn usable(local: Arc<Local>) -> Result<Usable, String> {
     let setup = Setup::new(local, dynamic, false);
     let postgres_path = server::check_binaries(&setup).map_err(|e| chain(&e))?;
     preflight::check(&setup).map_err(|e| chain(&e))?;
+    peer_client(&setup.local).map_err(|e| chain(&e))?;
     let options = RestOptions::new(&setup.local.restapi).map_err(|e| chain(&e))?;
     Ok(Usable { dcs, setup, postgres_path, options })
 }
@@ -210,8 +215,10 @@ async fn prepare(
     }
     let listen = &setup.local.restapi.listen;
     // The port of an agent that just died is free in a moment; another program's is not.
-    let listener = bind(&listen.host, listen.port).await.map_err(|e| refuse(&e))?;
-    accepted::keep(origin.path.as_deref(), &accepted.merged);
+    let listener = match bind(&listen.host, listen.port).await {
+        Err(error) if !goes_on => return Err(refuse(&error)),
+        listener => listener.inspect_err(|error| tracing::error!("{}", chain(error))).ok(),
+    };
     let told = Configure {
         data_dir: canonical(&setup.data_dir()).map_err(|e| refuse(&e))?,
         // The lease that a former agent left keeps its length.
@@ -223,6 +230,14 @@ async fn prepare(
     };
     let configure = Order::Configure(told.clone());
     let state = supervisor.order(configure).await.map_err(|e| refuse(&e))?;
+    let listener = match listener {
+        // Only here nothing can refuse it any more.
+        Some(listener) => {
+            accepted::keep(origin.path.as_deref(), &accepted.merged);
+            Some(listener)
+        }
+        None => where_it_was(&origin).await,
+    };
     // A supervisor that was started anew may find the capsule only by the data directory's name.
     let known = decode_capsule(&state.capsule);
     if let Some(ttl) = known.ttl().filter(|_| configured.is_none()) {
@@ -269,6 +284,43 @@ async fn bind(host: &str, port: u16) -> Result<tokio::net::TcpListener, rest::Bi
     rest::bind(host, port).await
 }
 
+/// As a reload that has the REST API listen where it cannot.
+async fn where_it_was(origin: &Origin) -> Option<tokio::net::TcpListener> {
+    let kept = accepted::kept(origin.path.as_deref())?;
+    let listen = kept.local.restapi.listen;
+    let listener = rest::bind(&listen.host, listen.port).await.ok()?;
+    tracing::error!("the REST API stays at {}:{}", listen.host, listen.port);
+    Some(listener)
+}
+
+/// Serves the REST API, where it has no address as soon as it can: the member's lease does not
+/// depend on it.
+async fn serve(
+    drivers: Arc<Drivers>,
+    listener: Option<tokio::net::TcpListener>,
+    shared: Arc<Shared>,
+) {
+    let listener = match listener {
+        Some(listener) => listener,
+        None => {
+            tracing::error!("there is no REST API until restapi.listen can be had");
+            late(&drivers).await
+        }
+    };
+    rest::serve(listener, shared).await;
+}
+
+async fn late(drivers: &Drivers) -> tokio::net::TcpListener {
+    loop {
+        tokio::time::sleep(LISTEN_AGAIN).await;
+        let listen = drivers.setup().local.restapi.listen.clone();
+        if let Ok(listener) = rest::bind(&listen.host, listen.port).await {
+            tracing::info!("the REST API listens on {}:{}", listen.host, listen.port);
+            return listener;
+        }
+    }
+}
+
 fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
     let Prepared { drivers, snapshot, listener, options } = prepared;
     let setup = drivers.setup();
@@ -284,7 +336,7 @@ fn assemble(prepared: Prepared, inbox: mpsc::Receiver<Event>) -> Turn {
     tokio::spawn(follow_listen(drivers.clone(), listen, options_seen.clone(), address));
     let snapshots = snapshot.subscribe();
     let shared = Shared { snapshot: snapshots, requests, options: options_seen, look, moves };
-    tokio::spawn(rest::serve(listener, Arc::new(shared)));
+    tokio::spawn(serve(drivers.clone(), listener, Arc::new(shared)));
     let events = drivers.events.clone();
     tokio::spawn(async move {
         while let Some(request) = commands.recv().await {

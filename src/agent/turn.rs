@@ -227,7 +227,8 @@ impl Turn {
         }
     }
 
-    /// Reads the local configuration again; a bad one is refused whole, the old one stays.
+    /// Reads the local configuration again; a bad one is refused whole, the old one stays. The
+    /// certificates that it names are read again even so: they may have been renewed.
     pub fn reload(&mut self) {
         match self.drivers.reload() {
             Ok(options) => {
@@ -243,6 +244,9 @@ impl Turn {
                 let message_id = events::RELOAD_REFUSED;
                 let text = "the configuration was not reloaded; the old one stays in force";
                 tracing::error!(message_id, "{text}");
+                if let Ok(options) = RestOptions::new(&self.drivers.setup().local.restapi) {
+                    self.options.send_replace(Arc::new(options));
+                }
             }
         }
         self.apply_setup();
