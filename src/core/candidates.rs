@@ -217,6 +217,12 @@ fn named_in_sync(v: &View, name: &str) -> bool {
         || sync.is_none_or(|sync| sync.leader.is_none() || sync.contains(name))
 }
 
+/// `/sync` says so of this member. (With nobody's name it says nothing of anybody.)
+pub fn has_every_commit(v: &View) -> bool {
+    let sync = v.cluster().and_then(|c| c.sync.as_ref()).map(|key| &key.value);
+    v.settings.synchronous_mode != SyncMode::Off && sync.is_some_and(|sync| sync.contains(&v.name))
+}
+
 /// The store lets this member take the key.
 fn admitted(v: &View, name: &str) -> bool {
     named_in_sync(v, name) && failsafe::admits(v, name)

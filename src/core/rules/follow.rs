@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::rejoin;
+use crate::core::candidates;
 use crate::core::cloning::Cloning;
 use crate::core::cluster::{Initialize, Member};
 use crate::core::database::DataDir;
 use crate::core::decide::{Outcome, Rule};
 use crate::core::decision::{Action, Upstream};
 use crate::core::guard::Phase;
-use crate::core::settings::SyncMode;
+use crate::core::settings::{BASEBACKUP, SyncMode};
 use crate::core::slot_copies;
 use crate::core::timeline::{self, Relation};
 use crate::core::view::View;
@@ -21,6 +22,11 @@ const NOT_STREAMING: Duration = Duration::from_secs(2);
 
 /// How long a demoted member waits for the new leader before it serves readers without it.
 const LEADER_READY: Duration = Duration::from_secs(5);
+
+/// By `/sync` this member has every commit that was acknowledged, and may lead or vote by it. What
+/// the leader itself has is as much; a copy of a replica or of the archive may be less.
+const STILL_NAMED: &str = "waiting until /sync does not name this member any more: what is to be \
+                           copied may lack commits that it had";
 
 /// The one way to the leader key that is no race.
 pub const TAKE_OVER: &str = "follow.take_over";
@@ -201,15 +207,19 @@ fn clone(v: &View) -> Option<Outcome> {
         );
     }
     let (method, begun) = cloning.next(&v.settings, true)?;
-    if !empty && !method.keep_data {
-        let reason = if v.memory.reinitializing { "reinitialize" } else { "an unfinished copy" };
-        return Some(rejoin::remove(v, leader, reason));
-    }
     let source = v
         .others()
         .find(|m| m.tags.clonefrom && m.is_running() && m.name != leader.name)
         .filter(|_| !cloning.from_leader)
         .unwrap_or(leader);
+    let whole = method.name == BASEBACKUP && source.name == leader.name;
+    if !whole && candidates::has_every_commit(v) {
+        return Some(Outcome::say(v, STILL_NAMED).wake(QUICK * 5));
+    }
+    if !empty && !method.keep_data {
+        let reason = if v.memory.reinitializing { "reinitialize" } else { "an unfinished copy" };
+        return Some(rejoin::remove(v, leader, reason));
+    }
     let why = format!("trying to bootstrap from {} '{}'", word(source, leader), source.name);
     let from = Some(upstream_of(source));
     let create = Action::CreateReplica { method: method.name, from };
