@@ -382,6 +382,28 @@ async fn clone(primary: &Member, standby: &mut Member) {
     assert_eq!((sender.state.as_str(), sender.sync_state.as_str()), ("streaming", "async"));
 }
 
+/// Started again, it replays what it had received and confirmed: until it has read that, what it
+/// says is not the end of its log. A delay makes that long, as an unclean end may.
+async fn replays_what_it_had(primary: &Member, standby: &mut Member) {
+    standby.stop(Signal::SIGINT);
+    standby.configure(Some(primary), &[("recovery_min_apply_delay", "1h")]);
+    standby.start();
+    standby.probe_until("streaming", |p| p.wal_receiver.is_some()).await;
+    primary.client("CREATE TABLE late AS SELECT 1 AS id").await;
+    let end = primary.session().await.probe(WITHIN).await.expect("answer").flush_lsn;
+    let probe = standby.probe_until("received", |p| p.receive_lsn >= end).await;
+    assert!(probe.knows_its_end() && probe.replay_lsn < end);
+    standby.stop(Signal::SIGQUIT);
+    standby.start();
+    let probe = standby.probe_until("an answer", |_| true).await;
+    assert!(!probe.knows_its_end(), "{:?} {:?}", probe.receive_lsn, probe.replay_lsn);
+    assert!(probe.replay_lsn < end);
+    standby.configure(Some(primary), &[]);
+    standby.signal(Signal::SIGHUP);
+    let probe = standby.probe_until("the end", Probe::knows_its_end).await;
+    assert!(probe.receive_lsn.max(probe.replay_lsn) >= end);
+}
+
 async fn pending_restart(primary: &Member) {
     primary.configure(None, &[("max_files_per_process", "900"), ("work_mem", "5MB")]);
     primary.signal(Signal::SIGHUP);
@@ -497,6 +519,7 @@ async fn life_of_a_cluster(bin_dir: &str) {
     passwords(&[&alpha, &beta]);
     bootstrap(&mut alpha).await;
     clone(&alpha, &mut beta).await;
+    replays_what_it_had(&alpha, &mut beta).await;
     pending_restart(&alpha).await;
     diverge_and_rewind(&mut alpha, &beta).await;
     hand_over(&mut beta, &alpha).await;

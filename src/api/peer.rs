@@ -17,7 +17,8 @@ pub struct PeerStatus {
     pub location: Option<Lsn>,
     pub received: Option<Lsn>,
     pub replayed: Option<Lsn>,
-    /// The positions were asked for after the question came in. A Patroni asks for each answer.
+    /// The positions were asked for after the question came in, and are those of all the log that
+    /// is there. A Patroni asks for each answer.
     pub fresh: bool,
     pub timeline: Option<u32>,
     pub nofailover: bool,

@@ -8,12 +8,16 @@ use crate::core::time::Boot;
 
 use super::view::View;
 
-/// The answer to somebody who asked at that instant: whether PostgreSQL was asked since.
+/// The answer to somebody who asked at that instant: whether PostgreSQL was asked since, and told
+/// all of the log that it has. Only such an answer is a vote.
 pub fn answer(view: &View, asked_at: Boot) -> Value {
     let mut document = document(view);
     let fresh = view.snapshot.probe.as_ref().is_some_and(|(_, at)| *at >= asked_at);
     if let Some(Value::Object(vigil)) = document.get_mut("vigil") {
-        vigil.insert("fresh".to_owned(), json!(fresh && view.probe.is_some()));
+        vigil.insert(
+            "fresh".to_owned(),
+            json!(fresh && view.probe.is_some_and(Probe::knows_its_end)),
+        );
     }
     document
 }
@@ -164,6 +168,13 @@ mod tests {
         let at = snapshot.probe.as_ref().expect("it answered").1;
         assert_eq!(fresh(&snapshot, at), true);
         assert_eq!(fresh(&snapshot, Boot(at.0 + 1)), false);
+        // It replays what it had received before it was started.
+        let replays = Probe { receive_lsn: None, ..samples::replica_probe() };
+        snapshot.probe = Some((Arc::new(replays.clone()), at));
+        assert_eq!(fresh(&snapshot, at), false);
+        let waits = Probe { replay_waits: true, ..replays };
+        snapshot.probe = Some((Arc::new(waits), at));
+        assert_eq!(fresh(&snapshot, at), true);
         snapshot.probe = None;
         assert_eq!(fresh(&snapshot, at), false);
     }

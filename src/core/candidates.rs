@@ -60,11 +60,8 @@ pub fn verdict(v: &View) -> Verdict {
     if v.settings.check_timeline && !forced && v.probe().is_some_and(|p| p.timeline < newest) {
         return Verdict::StayBack("my timeline is older than the cluster's".to_owned());
     }
-    let asked_now = v
-        .peers_asked_at
-        .is_some_and(|at| Some(at) >= v.memory.vacant_since && v.now.since(at) <= ANSWERS_FRESH);
     // Also where nobody is left to ask: what somebody said once is no vote.
-    if !asked_now {
+    if !asked_now(v) {
         return Verdict::Ask;
     }
     if !forced && !health::fit(&v.health) && somebody_fit(v, cluster.status.optime) {
@@ -76,6 +73,18 @@ pub fn verdict(v: &View) -> Verdict {
         Verdict::Run => covered(v, forced),
         verdict => verdict,
     }
+}
+
+/// The last answers are young, and were asked for since nobody can lead any more.
+fn asked_now(v: &View) -> bool {
+    let counts = |at| Some(at) >= v.memory.vacant_since && v.now.since(at) <= ANSWERS_FRESH;
+    v.peers_asked_at.is_some_and(counts)
+}
+
+/// The answers that count. Nobody is asked when nobody else is registered; then there are none,
+/// whatever was answered at another time.
+fn answers(v: &View) -> impl Iterator<Item = (&String, &PeerAnswer)> {
+    v.peers.iter().filter(|_| asked_now(v))
 }
 
 /// The key has been vacant for longer than this.
@@ -120,7 +129,7 @@ pub fn forgotten(v: &View) -> Option<u32> {
 /// A member that may lead and, as far as we can see, will: who is unfit is passed over by the
 /// others, so that nobody would lead if nobody else could.
 fn somebody_fit(v: &View, optime: Option<Lsn>) -> bool {
-    v.peers.iter().any(|(name, peer)| {
+    answers(v).any(|(name, peer)| {
         let able = peer.reachable && peer.in_recovery && eligible(peer) && admitted(v, name);
         able && near(v, optime, peer)
     })
@@ -149,7 +158,7 @@ fn among_peers(v: &View, wanted: Option<&str>, chosen: bool) -> Verdict {
     let voters = quorum(v) > 0;
     let optime = v.cluster().and_then(|cluster| cluster.status.optime);
     let waited = vacant_for(v, CHOSEN_WAIT);
-    for (name, peer) in v.peers.iter().filter(|(_, p)| p.reachable) {
+    for (name, peer) in answers(v).filter(|(_, p)| p.reachable) {
         if !peer.in_recovery {
             return Verdict::StayBack(format!("{NOT_HEALTHIEST} ({name} is a primary)"));
         }
@@ -203,7 +212,7 @@ fn votes(v: &View, mine: Lsn) -> u32 {
     let voter = |name: &str| {
         v.cluster().and_then(|c| c.sync.as_ref()).is_some_and(|key| key.value.contains(name))
     };
-    let votes = v.peers.iter().filter(|(name, peer)| {
+    let votes = answers(v).filter(|(name, peer)| {
         let behind = peer.position.is_some_and(|theirs| theirs <= mine);
         peer.reachable && peer.in_recovery && peer.fresh && behind && voter(name)
     });

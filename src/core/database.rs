@@ -87,6 +87,8 @@ pub struct Probe {
     /// `pg_last_xact_replay_timestamp()` as text, UTC, like `postmaster_start_time`.
     pub replayed_timestamp: Option<String>,
     pub replay_paused: bool,
+    /// Replay waits for WAL from elsewhere: it has read all that is here.
+    pub replay_waits: bool,
     pub wal_receiver: Option<WalReceiver>,
     pub wal_senders: Vec<WalSender>,
     pub slots: Vec<Slot>,
@@ -100,6 +102,15 @@ pub struct Probe {
     pub primary_slot_name: String,
     /// Parameters changed in the files that wait for a restart.
     pub pending_restart: Vec<PendingParameter>,
+}
+
+impl Probe {
+    /// The positions say how far the log reaches that is here. A standby that was just started
+    /// answers while it still replays what it had received, and confirmed, before: it tells how
+    /// far replay is, and nothing received (a receiver is asked for only when all was read).
+    pub fn knows_its_end(&self) -> bool {
+        !self.in_recovery || self.receive_lsn.is_some() || self.replay_waits
+    }
 }
 
 /// Row of `pg_stat_wal_receiver`.

@@ -182,7 +182,8 @@ pub struct PeerAnswer {
     pub in_recovery: bool,
     /// The greater of received and replayed; flush position of a primary.
     pub position: Option<Lsn>,
-    /// Its server told the position after we had asked; else it is what was known before.
+    /// Its server told the position after we had asked, of all the log that it has; else it is what
+    /// was known before, or is still being replayed.
     pub fresh: bool,
     pub timeline: Option<u32>,
     pub nofailover: bool,

@@ -23,6 +23,11 @@ const CURRENT_TIMELINE: &str = "('x' || substr(pg_walfile_name(pg_current_wal_in
 const REPLAY_TIMELINE: &str = "(SELECT greatest(c.timeline_id, r.min_recovery_end_timeline) \
                                FROM pg_control_checkpoint() c, pg_control_recovery() r)";
 
+/// What the startup process of a standby waits for when it has read all WAL that is here; the last
+/// one is the name before 13.
+const WAITS_FOR_WAL: &str =
+    "('RecoveryWalStream', 'RecoveryRetrieveRetryInterval', 'RecoveryWalAll')";
+
 /// Recovery ends only once and never begins in a running server, so a function that only works
 /// outside of recovery is safe behind a CASE; for the two that only work inside of it, see
 /// [`Session::probe`].
@@ -49,6 +54,8 @@ fn probe_sql(major: u32) -> String {
     * 1000000)::bigint END AS replayed_at,
   CASE WHEN r.in_recovery THEN {replayed} END AS replayed_timestamp,
   CASE WHEN r.in_recovery THEN pg_is_wal_replay_paused() ELSE false END AS replay_paused,
+  coalesce((SELECT wait_event IN {WAITS_FOR_WAL} FROM pg_stat_activity
+    WHERE backend_type = 'startup'), false) AS replay_waits,
   (SELECT row_to_json(w) FROM (SELECT status, sender_host, sender_port,
     nullif(slot_name, '') AS slot_name, received_tli AS received_timeline, written_lsn,
     latest_end_lsn FROM pg_stat_wal_receiver) w) AS wal_receiver,
@@ -187,6 +194,7 @@ struct RawProbe {
     replayed_at: Option<i64>,
     replayed_timestamp: Option<String>,
     replay_paused: bool,
+    replay_waits: bool,
     wal_receiver: Option<RawReceiver>,
     wal_senders: Option<Vec<RawSender>>,
     slots: Option<Vec<RawSlot>>,
@@ -276,6 +284,7 @@ impl From<RawProbe> for Probe {
             replayed_at: raw.replayed_at.map(Wall),
             replayed_timestamp: raw.replayed_timestamp,
             replay_paused: raw.replay_paused,
+            replay_waits: raw.replay_waits,
             wal_receiver: raw.wal_receiver.map(WalReceiver::from),
             wal_senders: raw.wal_senders.into_iter().flatten().map(WalSender::from).collect(),
             slots: raw.slots.into_iter().flatten().map(Slot::from).collect(),

@@ -341,7 +341,7 @@ impl World {
             reachable: true,
             in_recovery: probe.as_ref().is_none_or(|p| p.in_recovery),
             position: probe.as_ref().and_then(|p| position(p)),
-            fresh: alive,
+            fresh: alive && probe.as_ref().is_some_and(|p| p.knows_its_end()),
             timeline: probe.as_ref().map(|p| p.timeline),
             nofailover: probe.is_none() || self.members[p].tags.nofailover,
             failover_priority: self.members[p].tags.failover_priority,
