@@ -52,10 +52,12 @@ pub struct Keyed<T> {
 impl Cluster {
     /// Another value than at an earlier look: somebody has led since. Who acquires the leader key
     /// writes `vigil/timeline` in the same transaction, and in synchronous mode a Patroni, too,
-    /// writes `/sync` before it is promoted. Nobody else writes them.
-    pub fn lately_led(&self) -> (i64, i64) {
+    /// writes `/sync` before it is promoted. Nobody else writes them. Under a pause record somebody
+    /// may go on without a key.
+    pub fn lately_led(&self) -> [i64; 3] {
         let sync = self.sync.as_ref().map_or(0, |key| key.mod_revision);
-        (sync, self.newest_timeline.map_or(0, |key| key.mod_revision))
+        let record = self.pause_record.as_ref().map_or(0, |key| key.mod_revision);
+        [sync, self.newest_timeline.map_or(0, |key| key.mod_revision), record]
     }
 
     /// One of the members is a Patroni.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cluster::{Cluster, Handover, Keyed, LeaderKey, NewestTimeline, SyncState};
+use super::cluster::{Cluster, Handover, Keyed, LeaderKey, NewestTimeline, PauseRecord, SyncState};
 use super::decide::decide;
 use super::decide_tests::{NOW, TENURE, cluster, leader, view};
 use super::decision::{Action, RecordIs};
@@ -294,6 +294,11 @@ fn positions_count_if_nobody_can_have_led_since_they_were_asked_for() {
         *v = edited(v, |c| c.newest_timeline = Some(Keyed { value: newest, mod_revision: 70 }));
     };
     assert_eq!(a_second_later(&before, taken), [Action::AskPeers]);
+    let paused = |v: &mut View| {
+        let value = PauseRecord { leader: "gamma".into(), stopped: true, ..PauseRecord::default() };
+        *v = edited(v, |c| c.pause_record = Some(Keyed { value, mod_revision: 72 }));
+    };
+    assert_eq!(a_second_later(&before, paused), [Action::AskPeers]);
     let patroni = |v: &mut View| {
         let value = SyncState::default();
         *v = edited(v, |c| c.sync = Some(Keyed { value, mod_revision: 71 }));

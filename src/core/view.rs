@@ -214,7 +214,7 @@ pub struct Memory {
     /// anybody lead without it.
     pub vacant_since: Option<Boot>,
     /// Which vacancy that is: [`Cluster::lately_led`].
-    pub vacant_under: Option<(i64, i64)>,
+    pub vacant_under: Option<[i64; 3]>,
     /// We hold the empty `/initialize` key.
     pub bootstrap_won: bool,
     /// The bootstrap cannot be finished: what there is of the cluster is set aside.
