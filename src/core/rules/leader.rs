@@ -323,9 +323,11 @@ fn promote(v: &View) -> Option<Outcome> {
     if let Some(step) = sync::before_writable(v, v.guard.tenure?, true) {
         return Some(sync_step(out, v, step).wake(Duration::ZERO));
     }
-    // A promotion that was ordered before is not given another number.
+    // A promotion that was ordered before is not given another number. The permit alone does not
+    // say that it was: what a supervisor finds running has one.
+    let permitted = v.server.postmaster.is_some_and(|p| p.permitted);
     let taken = match numbering::before_promotion(v)? {
-        _ if v.server.postmaster.is_some_and(|p| p.permitted) => Vec::new(),
+        _ if permitted && v.memory.promotion_asked.is_some() => Vec::new(),
         Numbering::Write(action) => return Some(out.act(action).wake(Duration::ZERO)),
         Numbering::Skip(taken) => taken,
     };
