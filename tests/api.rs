@@ -21,6 +21,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use crate::rig::free_port;
+
 /// A health check is answered within this time, whatever others do.
 const PROMPTLY: Duration = Duration::from_secs(2);
 
@@ -392,7 +394,10 @@ async fn moved(from: SocketAddr, to: SocketAddr) {
 #[tokio::test]
 async fn it_listens_elsewhere_when_told() {
     let mut server = usual().await;
-    let first = server.address;
+    // A port that the kernel gives to nobody's outgoing connection while nothing listens on it.
+    let first = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    server.moves.send_replace(first);
+    moved(server.address, first).await;
     // Accepted for certain: what waits in the queue of a socket ends with it.
     let mut open = TcpStream::connect(first).await.unwrap();
     open.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
